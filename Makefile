@@ -1,0 +1,34 @@
+# What users, contributors and CI call. Each target makes what it needs.
+
+CONFIG ?= configs/local.yaml
+BIN := .venv/bin
+
+.PHONY: help setup serve test check lint model
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '  make %-7s %s\n' "$$target" "$$text"; done
+
+setup: .venv/installed ## make .venv and install the pinned packages (about 5 GB, most of it torch)
+
+# Reinstalls when the pins change.
+.venv/installed: pyproject.toml scripts/setup.sh
+	@scripts/setup.sh
+
+serve: setup ## serve CONFIG (default configs/local.yaml) on 127.0.0.1:8000 until Ctrl-C
+	@$(BIN)/python -m scripts.serve $(CONFIG)
+
+test: setup ## run all tests, those on a local Ray cluster included
+	@$(BIN)/python -m pytest
+
+check: setup ## report what ruff, mypy and the strict config check find
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m scripts.check_config configs/*.yaml
+
+lint: setup ## let ruff mend and format what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+model: setup ## train the bundled model again, as the next version (half an hour on two cores)
+	@$(BIN)/python -m examples.finetune

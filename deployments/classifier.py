@@ -1,0 +1,90 @@
+"""The Classifier deployment: one per model, named after it. Pixels in, scores out, in batches on its device.
+
+`@serve.batch` collects what arrives together, the merge gate decides what runs together, the engine runs it on a thread
+of its own so that the event loop stays free for health checks and cancellations.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from ray import serve
+
+from deployments.batching import MergeGate, Timed
+from deployments.engines import create_engine
+from deployments.engines.base import Engine
+from deployments.errors import ApertureError, ConfigError
+from deployments.messages import Logits, ModelInfo, Pixels, Scores
+from deployments.settings import LiveSettings, ModelSettings, check_batch_can_fill, live_batch_size
+
+logger = logging.getLogger("ray.serve")
+
+Job = tuple[Pixels, float]  # pixels, deadline in time.monotonic() seconds
+Outcome = asyncio.Future[Timed[Logits]]
+
+
+class Classifier:
+    def __init__(self, settings: ModelSettings) -> None:
+        self._settings = settings
+        # One thread: engines are called from one at a time, and torch keeps its thread count per calling thread.
+        self._device_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        try:
+            check_batch_can_fill(settings, serve.get_replica_context()._deployment_config.max_ongoing_requests)
+            self._engine = self._device_thread.submit(_load, settings).result()
+        except ConfigError as err:
+            logger.error("Model %s cannot be served: %s", settings.name, err)
+            # Without the frames of the loader: the sentence is what `serve status` is to show.
+            raise ConfigError(str(err)) from None
+        self._info = self._engine.info()
+        self._gate: MergeGate[Pixels, Logits] = MergeGate(self._run, settings.max_batch_size)
+        self._set_max_batch_size(settings.max_batch_size)
+        logger.info("Model %s is warm: %s", settings.name, self._info)
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Applies `user_config` while the model serves. Raises ConfigError if it does not fit."""
+        self._set_max_batch_size(live_batch_size(self._settings, LiveSettings.model_validate(user_config)))
+
+    def _set_max_batch_size(self, max_batch_size: int) -> None:
+        self._gate.max_batch_size = max_batch_size
+        self._collect.set_max_batch_size(max_batch_size)  # type: ignore[attr-defined]
+
+    def describe(self) -> ModelInfo:
+        """Returned once the model is warm: a replica answers nothing before its constructor is done."""
+        return self._info
+
+    async def classify(self, pixels: Pixels, budget_s: float) -> Scores | ApertureError:
+        """pixels: uint8 (crop_size, crop_size, 3). Scores, or the reason why this image has none.
+
+        budget_s: how long the caller still waits; work that starts later is dropped.
+        """
+        outcome = await self._collect((pixels, time.monotonic() + budget_s))
+        try:
+            timed = await outcome
+        except ApertureError as refusal:
+            return refusal
+        return Scores(timed.result, self._info.version, timed.queue_s, timed.run_s)
+
+    @serve.batch(max_batch_size=1, batch_wait_timeout_s=0.0)
+    async def _collect(self, jobs: list[Job]) -> list[Outcome]:
+        # Returns at once with futures: each caller awaits its own, and one that leaves cancels its own.
+        return [self._gate.submit(pixels, deadline) for pixels, deadline in jobs]
+
+    async def _run(self, batch: Sequence[Pixels]) -> Sequence[Logits]:
+        return await asyncio.get_running_loop().run_in_executor(self._device_thread, _infer, self._engine, batch)
+
+
+def _load(settings: ModelSettings) -> Engine:
+    engine = create_engine(settings)
+    engine.warm_up(settings.max_batch_size)
+    return engine
+
+
+def _infer(engine: Engine, batch: Sequence[Pixels]) -> Sequence[Logits]:
+    logits = engine.infer(np.stack(batch))  # (N, classes) float32
+    if not np.isfinite(logits).all():
+        raise RuntimeError("The engine returned values that are not finite.")
+    return list(logits)

@@ -1,0 +1,112 @@
+"""Everything that can go wrong, as places on the data path.
+
+    client --request--> Ingress --bytes--> Preprocessor --pixels--> Classifier --scores--> client
+             |             |                   |                       |
+             |             |                   |                       InferenceFailed        500
+             |             |                   ImageRefused                                   422
+             |             |                     CorruptImage, TooManyPixels, AnimatedImage, UnsupportedPixels
+             |             |                   UnsupportedFormat                              415
+             |             UnknownModel                                                       404
+             |             DeadlineExceeded                                                   408
+             |             Overloaded, ModelNotReady                                          503
+             BadRequest                                                                       400
+             BodyTooLarge, TooManyImages                                                      413
+
+`ConfigError` is the one that no client sees: it stops the start.
+
+The message of every error below is written for the client. The text of any other exception is not: it goes to the log,
+and the client gets `InferenceFailed` or a bare 500 with the request id. Errors travel between processes, so each is
+built from its message alone and survives pickling.
+"""
+
+from typing import ClassVar
+
+
+class ApertureError(Exception):
+    """Base of all errors that a client may see."""
+
+    http_status: ClassVar[int] = 500
+    grpc_status: ClassVar[str] = "INTERNAL"
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class BadRequest(ApertureError):
+    http_status = 400
+    grpc_status = "INVALID_ARGUMENT"
+    code = "bad_request"
+
+
+class UnknownModel(ApertureError):
+    http_status = 404
+    grpc_status = "NOT_FOUND"
+    code = "unknown_model"
+
+
+class DeadlineExceeded(ApertureError):
+    http_status = 408
+    grpc_status = "DEADLINE_EXCEEDED"
+    code = "deadline_exceeded"
+
+
+class BodyTooLarge(ApertureError):
+    http_status = 413
+    grpc_status = "INVALID_ARGUMENT"
+    code = "body_too_large"
+
+
+class TooManyImages(BodyTooLarge):
+    code = "too_many_images"
+
+
+class UnsupportedFormat(ApertureError):
+    http_status = 415
+    grpc_status = "INVALID_ARGUMENT"
+    code = "unsupported_format"
+
+
+class ImageRefused(ApertureError):
+    http_status = 422
+    grpc_status = "INVALID_ARGUMENT"
+    code = "image_refused"
+
+
+class CorruptImage(ImageRefused):
+    code = "corrupt_image"
+
+
+class TooManyPixels(ImageRefused):
+    code = "too_many_pixels"
+
+
+class AnimatedImage(ImageRefused):
+    code = "animated_image"
+
+
+class UnsupportedPixels(ImageRefused):
+    code = "unsupported_pixels"
+
+
+class Overloaded(ApertureError):
+    http_status = 503
+    grpc_status = "RESOURCE_EXHAUSTED"
+    code = "overloaded"
+
+
+class ModelNotReady(Overloaded):
+    grpc_status = "UNAVAILABLE"
+    code = "model_not_ready"
+
+
+class InferenceFailed(ApertureError):
+    code = "inference_failed"
+
+
+class ConfigError(Exception):
+    """A setting or a model on disk that cannot be served. The message is one sentence for the operator.
+
+    Not a ValueError on purpose: pydantic would wrap one into its own multi-line report.
+    """

@@ -1,0 +1,223 @@
+"""From encoded bytes to the pixels that a model was trained on, exactly.
+
+    bytes -> header check -> decode -> orient -> RGB -> resize -> crop -> uint8 (H, W, 3)
+
+The result equals torchvision's evaluation transform (Resize, CenterCrop on PIL images) bit for bit on every image
+that has no EXIF rotation. This module knows no model and no Ray; it touches nothing but the bytes it is given.
+
+What becomes of pixels that are not 8-bit RGB:
+    grey, bilevel                 the value in all three channels
+    palette                       the palette's colour
+    CMYK, YCCK, YCbCr             Pillow's conversion (no ICC profile, as in training pipelines)
+    16 bits a channel             the high byte
+    alpha, transparent colour     laid over `Limits.alpha_background`
+    anything else                 refused (LAB, 12 and 32 bits a channel, 16-bit TIFF in which zero is white)
+"""
+
+import io
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+
+from deployments.errors import (
+    AnimatedImage,
+    ApertureError,
+    CorruptImage,
+    TooManyPixels,
+    UnsupportedFormat,
+    UnsupportedPixels,
+)
+from deployments.messages import ImageInput, Pixels
+from deployments.settings import Limits, PreprocessingSpec
+
+# Pillow knows over 40 formats, some of which start other programs or parse without bounds; these are what clients send.
+ALLOWED_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# A JPEG that carries further pictures (phones add previews) is opened as MPO: still one photograph.
+STILL_FORMATS: Final = ("JPEG", "MPO", "BMP")
+# The EXIF tag that says how the camera was held (Exif 2.32, 4.6.4).
+EXIF_ORIENTATION: Final = 0x0112
+
+# Where the IHDR chunk of a PNG says how many bits a channel has (PNG, 3rd edition, 11.2.1).
+PNG_BIT_DEPTH: Final = 24
+
+
+def preprocess(image: ImageInput, spec: PreprocessingSpec, limits: Limits) -> Pixels:
+    """The model's view of an image. Returns uint8 (crop_size, crop_size, 3), RGB, contiguous.
+
+    image: an encoded file, or uint8 (H, W, 3) RGB pixels.
+    Raises UnsupportedFormat, TooManyPixels, AnimatedImage, UnsupportedPixels, CorruptImage.
+    """
+    picture = decode(image, limits) if isinstance(image, bytes) else Image.fromarray(_checked_array(image, limits))
+    return np.ascontiguousarray(resize_and_crop(picture, spec, limits))
+
+
+def decode(data: bytes, limits: Limits) -> Image.Image:
+    """The upright RGB picture in an encoded file. Raises as `preprocess`."""
+    picture = open_checked(data, limits)
+    try:
+        if isinstance(picture, TiffImagePlugin.TiffImageFile):
+            _check_tiff(picture, limits)
+        picture.load()
+        if picture.format == "PNG":
+            _scale_transparent_colour(picture, data[PNG_BIT_DEPTH])
+        return to_rgb(_upright(picture), limits.alpha_background)
+    except ApertureError:
+        raise
+    except Exception as err:  # Decoders of hostile bytes raise whatever they like; all of it means the same here.
+        raise CorruptImage(f"The {picture.format} image is truncated or corrupt.") from err
+
+
+def open_checked(data: bytes, limits: Limits) -> Image.Image:
+    """The lazily opened file, its format, size and frames checked against `limits`; no pixel is decoded."""
+    _check_webp_canvas(data, limits)
+    # Our limit is a setting and exact. Pillow's is a global and only warns in its lower half, but nothing else is asked
+    # before the first frame of a GIF is allocated, and that is while it is opened: so it may be raised, but never off.
+    Image.MAX_IMAGE_PIXELS = max(limits.max_pixels, Image.MAX_IMAGE_PIXELS or 0)
+    try:
+        picture = Image.open(io.BytesIO(data), formats=ALLOWED_FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
+        raise TooManyPixels(f"The image takes more than the {limits.max_pixels} pixels that are allowed.") from err
+    except UnidentifiedImageError as err:
+        if _begins_like_an_image(data):  # Pillow makes no difference.
+            raise CorruptImage("The header of the image is corrupt, or of a kind that is not supported.") from err
+        raise UnsupportedFormat(f"The data is not an image in one of {', '.join(ALLOWED_FORMATS)}.") from err
+    except Exception as err:  # As in `decode`.
+        raise CorruptImage("The header of the image is corrupt.") from err
+    _check_size(picture.width, picture.height, limits)
+    if limits.animated == "refuse" and picture.format not in STILL_FORMATS and _has_frames(picture):
+        raise AnimatedImage("The image has more than one frame, which this service is set to refuse.")
+    return picture
+
+
+def to_rgb(picture: Image.Image, alpha_background: tuple[int, int, int]) -> Image.Image:
+    """8-bit RGB by the rules in the module's docstring. Raises UnsupportedPixels."""
+    if picture.mode.startswith("I;16"):
+        picture = _high_bytes(picture)
+    if picture.mode == "La":  # The one kind with alpha that Pillow does not convert to RGBA directly.
+        picture = picture.convert("LA")
+    if picture.has_transparency_data:
+        over = Image.new("RGBA", picture.size, (*alpha_background, 255))
+        return Image.alpha_composite(over, picture.convert("RGBA")).convert("RGB")
+    if picture.mode not in ("RGB", "L", "1", "P", "CMYK", "YCbCr", "RGBX"):
+        raise UnsupportedPixels(f"Images with pixels of the kind {picture.mode} are not supported.")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def resize_and_crop(picture: Image.Image, spec: PreprocessingSpec, limits: Limits) -> Image.Image:
+    """torchvision's Resize(resize_size) and CenterCrop(crop_size) on an RGB PIL image. Raises TooManyPixels."""
+    size = _resized(picture.width, picture.height, spec.resize_size)
+    _check_size(*size, limits)  # A picture one pixel high grows by resize_size squared before it is cropped.
+    if size != picture.size:
+        picture = picture.resize(size, Image.Resampling[spec.interpolation.upper()])
+    return _center_crop(picture, spec.crop_size)
+
+
+def _resized(width: int, height: int, resize_size: int) -> tuple[int, int]:
+    # torchvision truncates the longer side; rounding it moves pixels (torchvision.transforms.functional, 0.29).
+    if width <= height:
+        return resize_size, int(resize_size * height / width)
+    return int(resize_size * width / height), resize_size
+
+
+def _center_crop(picture: Image.Image, crop: int) -> Image.Image:
+    width, height = picture.size
+    if crop > width or crop > height:
+        # Black borders, the odd pixel to the right and below, as torchvision pads.
+        left, top = max(0, (crop - width) // 2), max(0, (crop - height) // 2)
+        padded = Image.new("RGB", (max(crop, width), max(crop, height)))
+        padded.paste(picture, (left, top))
+        picture, (width, height) = padded, padded.size
+    # Python's round is to even, and so is torchvision's.
+    left, top = round((width - crop) / 2.0), round((height - crop) / 2.0)
+    return picture.crop((left, top, left + crop, top + crop))
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        turned = picture.getexif().get(EXIF_ORIENTATION, 1) != 1
+    except Exception:  # As in `decode`, but what cannot be read turns nothing, and the pixels are sound.
+        turned = False
+    # exif_transpose copies the picture even where there is nothing to turn.
+    return ImageOps.exif_transpose(picture) if turned else picture
+
+
+def _high_bytes(picture: Image.Image) -> Image.Image:
+    values = np.asarray(picture)
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    if (transparent := picture.info.get("transparency")) is not None:
+        grey.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _scale_transparent_colour(picture: Image.Image, depth: int) -> None:
+    # Pillow brings the pixels of a PNG to 8 bits a channel, but leaves its transparent colour at the file's own depth.
+    colour = picture.info.get("transparency")
+    if picture.mode == "L" and colour is not None:
+        picture.info["transparency"] = colour * 255 // (2**depth - 1)
+    elif picture.mode == "RGB" and colour is not None and depth == 16:
+        picture.info["transparency"] = tuple(value >> 8 for value in colour)
+
+
+def _begins_like_an_image(data: bytes) -> bool:
+    openers = (Image.OPEN[name] for name in ALLOWED_FORMATS)
+    return any(accept(data[:16]) for _, accept in openers if accept)
+
+
+def _has_frames(picture: Image.Image) -> bool:
+    try:
+        return bool(getattr(picture, "is_animated", False))
+    except Exception as err:  # Counting frames parses the file; as in `decode`.
+        raise CorruptImage(f"The frames of the {picture.format} image are corrupt.") from err
+
+
+def _check_size(width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.max_pixels:
+        raise TooManyPixels(
+            f"The image takes {width} x {height} = {width * height} pixels; at most {limits.max_pixels} are allowed."
+        )
+
+
+def _checked_array(pixels: Pixels, limits: Limits) -> Pixels:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        raise UnsupportedPixels(
+            f"A decoded image must be a uint8 array of shape (H, W, 3), not {pixels.dtype} of shape {pixels.shape}."
+        )
+    _check_size(pixels.shape[1], pixels.shape[0], limits)
+    return pixels
+
+
+def _check_tiff(picture: TiffImagePlugin.TiffImageFile, limits: Limits) -> None:
+    tags = picture.tag_v2
+    # A whole tile is allocated, however small the picture in it.
+    _check_size(tags.get(TiffImagePlugin.TILEWIDTH, 1), tags.get(TiffImagePlugin.TILELENGTH, 1), limits)
+    if not picture.mode.startswith("I;16"):
+        return
+    # Pillow puts 12 bits into the lower end of 16, and takes zero for black in whatever has 16.
+    white_is_zero = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0
+    if white_is_zero or tags[TiffImagePlugin.BITSPERSAMPLE][0] != 16:
+        raise UnsupportedPixels("TIFF images of 12 bits a channel, or of 16 in which zero is white, are not supported.")
+
+
+def _check_webp_canvas(data: bytes, limits: Limits) -> None:
+    """Pillow allocates the whole canvas of a WebP when it opens one, so its size is read here first.
+
+    Layout: RFC 9649, sections 2.5 to 2.7 (VP8 frame header, VP8L header, VP8X canvas).
+    """
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width, height = _little(data[24:27]) + 1, _little(data[27:30]) + 1
+    elif kind == b"VP8L":
+        bits = _little(data[21:25])
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif kind == b"VP8 ":
+        width, height = _little(data[26:28]) & 0x3FFF, _little(data[28:30]) & 0x3FFF
+    else:
+        return
+    _check_size(width, height, limits)
+
+
+def _little(data: bytes) -> int:
+    return int.from_bytes(data, "little")

@@ -1,0 +1,130 @@
+"""What every HTTP route shares: the body limit, the request id, Server-Timing, and errors as JSON."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.errors import ApertureError, BodyTooLarge
+from deployments.messages import Answer
+from deployments.settings import Limits
+
+logger = logging.getLogger("ray.serve")
+
+# HTTP's own refusals, made by the router, in the words of our error bodies.
+ROUTER_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+def asgi_app(routes: Sequence[BaseRoute], limits: Limits, request_id: Callable[[], str]) -> Starlette:
+    """The routes behind the envelope. `request_id` names the request that is being handled."""
+    return Starlette(
+        routes=list(routes),
+        middleware=[Middleware(Envelope, limits=limits, request_id=request_id)],
+        exception_handlers={ApertureError: _render_error, HTTPException: _render_router_error},
+    )
+
+
+class Envelope:
+    """Bounds the body on the way in, adds Server-Timing on the way out, and contains any failure.
+
+    Serve itself puts the request's id into x-request-id.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits, request_id: Callable[[], str]) -> None:
+        self._app = app
+        self._limits = limits
+        self._request_id = request_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id, started = self._request_id(), time.monotonic()
+        scope.setdefault("state", {}).update(request_id=request_id, started=started, stages={})
+        responding = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal responding
+            if message["type"] == "http.response.start":
+                responding = True
+                headers = MutableHeaders(scope=message)
+                headers["server-timing"] = _server_timing(scope["state"]["stages"], time.monotonic() - started)
+            await send(message)
+
+        try:
+            await self._app(scope, _bounded(scope, receive, self._limits.max_body_bytes), send_with_headers)
+        except ClientDisconnect:
+            logger.info("The client of request %s left before its body was complete", request_id)
+        except Exception:
+            logger.exception("Request %s failed", request_id)
+            if not responding:
+                error = ApertureError("The request failed because of an internal error.")
+                await error_response(error, request_id)(scope, receive, send_with_headers)
+
+
+def record_stages(request: Request, admission_s: float, answers: Sequence[Answer | ApertureError]) -> None:
+    """Server-Timing of the request: the stages of its slowest image."""
+    request.state.stages["admission"] = admission_s
+    done = [answer.stages for answer in answers if isinstance(answer, Answer)]
+    if done:
+        slowest = max(done, key=lambda stages: stages.preprocess_s + stages.queue_s + stages.inference_s)
+        request.state.stages.update(
+            preprocess=slowest.preprocess_s, queue=slowest.queue_s, inference=slowest.inference_s
+        )
+
+
+def error_response(error: ApertureError, request_id: str) -> Response:
+    body = {"error": error.message, "code": error.code, "request_id": request_id}
+    return JSONResponse(body, status_code=error.http_status)
+
+
+def _bounded(scope: Scope, receive: Receive, max_body_bytes: int) -> Receive:
+    """`receive` that raises BodyTooLarge, by the announced length before reading or by the count while reading."""
+    received_bytes = 0
+    announced = dict(scope["headers"]).get(b"content-length", b"0")
+
+    def refuse() -> BodyTooLarge:
+        return BodyTooLarge(f"The body is larger than the {max_body_bytes} bytes that this service accepts.")
+
+    async def bounded_receive() -> Message:
+        nonlocal received_bytes
+        if announced.isdigit() and int(announced) > max_body_bytes:
+            raise refuse()
+        message = await receive()
+        if message["type"] == "http.request":
+            received_bytes += len(message.get("body", b""))
+            if received_bytes > max_body_bytes:
+                raise refuse()
+        return message
+
+    return bounded_receive
+
+
+def _server_timing(stages: dict[str, float], total_s: float) -> str:
+    # https://www.w3.org/TR/server-timing/: durations are milliseconds.
+    return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in {**stages, "total": total_s}.items())
+
+
+async def _render_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, ApertureError):
+        raise error
+    return error_response(error, request.state.request_id)
+
+
+async def _render_router_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    body = {
+        "error": f"{error.detail}: {request.method} {request.url.path}",
+        "code": ROUTER_CODES.get(error.status_code, "bad_request"),
+        "request_id": request.state.request_id,
+    }
+    return JSONResponse(body, status_code=error.status_code, headers=error.headers)

@@ -1,0 +1,164 @@
+"""What an operator may set, validated once and handed down in the smallest piece that suffices.
+
+`Settings` is the `args:` of the application in a Serve config, `LiveSettings` the `user_config:` of a model's
+deployment (applied without a restart), `PreprocessingSpec` the part of a model that says how its pixels are made.
+A wrong key or value raises `ConfigError` with one sentence that names the key, the value and what is allowed.
+"""
+
+import hashlib
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from deployments.errors import ConfigError
+
+Positive = Annotated[int, Field(gt=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+ColourByte = Annotated[int, Field(ge=0, le=255)]
+# Names end up in URLs, in metric labels and as Serve deployment names, where '#' and '/' are separators.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+RESERVED_NAMES = ("Ingress", "Preprocessor")
+
+
+class Frozen(BaseModel):
+    """Base of all settings: immutable, no unknown keys, errors as one sentence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _say_in_one_sentence(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as err:
+            raise ConfigError(_sentence(cls, err.errors()[0])) from None
+
+
+class PreprocessingSpec(Frozen):
+    """From any image to what a model was trained on. The default is torchvision's ImageNet evaluation transform."""
+
+    resize_size: Positive = 256
+    crop_size: Positive = 224
+    interpolation: Literal["bilinear", "bicubic", "lanczos", "box", "nearest"] = "bilinear"
+    # Channel means and deviations of ImageNet's training set, as in torchvision.transforms._presets.
+    mean: tuple[Finite, Finite, Finite] = (0.485, 0.456, 0.406)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+
+    @property
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 over the canonical JSON of the spec."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+class Limits(Frozen):
+    """What a request may cost before it is refused."""
+
+    max_body_bytes: Positive = 10 * 2**20
+    max_pixels: Positive = 50_000_000
+    max_images: Positive = 64
+    # Of an animation or a multi-page file: classify the first frame, or answer 422.
+    animated: Literal["first_frame", "refuse"] = "first_frame"
+    # What shows through transparent pixels.
+    alpha_background: tuple[ColourByte, ColourByte, ColourByte] = (255, 255, 255)
+    request_timeout_s: PositiveFloat = 30.0
+
+
+class ModelSettings(Frozen):
+    """One model: where its weights are and what runs it.
+
+    Either `path`, a directory models/NAME with integer versions in it, or `architecture` with `weights`: the name of
+    torchvision's pretrained weights (downloaded once), or a local .safetensors or .pth file, then with `labels`.
+    """
+
+    name: Name
+    path: str | None = None
+    architecture: str | None = None
+    weights: str | None = None
+    # A text file with one label a line, for weights from a file.
+    labels: str | None = None
+    preprocessing: PreprocessingSpec | None = None
+    engine: Literal["torch", "dummy"] = "torch"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    # Batches are warmed up to this size; `user_config` may lower it while the model serves.
+    max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
+    # Intra-op threads of the engine on a CPU. Serve's num_cpus reserves cores but pins nothing.
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if self.name in RESERVED_NAMES:
+            raise ConfigError(f"models.name is {self.name!r}, which is the name of another deployment of the graph.")
+        if self.engine == "dummy":
+            return self  # Needs no weights; see deployments/engines/dummy.py.
+        if (self.path is None) == (self.architecture is None):
+            raise ConfigError(f"Model {self.name!r} must have either path or architecture with weights, and not both.")
+        if self.path is not None:
+            self._refuse_beside_path()
+        elif self.weights is None:
+            raise ConfigError(f"Model {self.name!r} has an architecture but no weights.")
+        return self
+
+    def _refuse_beside_path(self) -> None:
+        for key in ("weights", "labels", "preprocessing"):
+            if getattr(self, key) is not None:
+                raise ConfigError(f"Model {self.name!r} has a path, whose model.yaml already states its {key}.")
+
+
+class Settings(Frozen):
+    """`args:` of the application."""
+
+    models: Annotated[tuple[ModelSettings, ...], Field(min_length=1)]
+    limits: Limits = Limits()
+    # Decoder threads of each Preprocessor replica; Pillow decodes without the GIL.
+    preprocessor_threads: Annotated[int, Field(ge=1, le=64)] = 1
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [model.name for model in self.models]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"models has two entries named {name!r}; each model needs its own name.")
+        return self
+
+
+class LiveSettings(Frozen):
+    """`user_config:` of a model's deployment."""
+
+    max_batch_size: Positive | None = None
+
+
+def check_batch_can_fill(model: ModelSettings, max_ongoing_requests: int) -> None:
+    """Raises ConfigError if Serve would never let a full batch and the next one onto a replica together."""
+    needed = 2 * model.max_batch_size
+    if max_ongoing_requests < needed:
+        raise ConfigError(
+            f"Deployment {model.name!r} has max_ongoing_requests {max_ongoing_requests}, with which batches of "
+            f"max_batch_size {model.max_batch_size} can never fill while one runs; it must be at least {needed}."
+        )
+
+
+def live_batch_size(model: ModelSettings, live: LiveSettings) -> int:
+    """The batch size that `user_config` asks for. Raises ConfigError if the model is not warmed up for it."""
+    if live.max_batch_size is None:
+        return model.max_batch_size
+    if live.max_batch_size > model.max_batch_size:
+        raise ConfigError(
+            f"user_config.max_batch_size of {model.name!r} is {live.max_batch_size}, but the model is warmed up for "
+            f"batches of at most {model.max_batch_size}, its max_batch_size in args."
+        )
+    return live.max_batch_size
+
+
+def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
+    path, value, owner = ".".join(str(part) for part in error["loc"]), error["input"], model.__name__
+    if error["type"] == "extra_forbidden":
+        known = ", ".join(model.model_fields)
+        return f"{owner} has no key {path!r} (its value here is {value!r}); it knows {known}."
+    if error["type"] == "missing":
+        return f"{owner} needs the key {path!r}, which is missing."
+    allowed = re.sub(r"^(Input|Value|Tuple|String|List) should ", "it should ", error["msg"])
+    subject = f"The key {path!r} of {owner}" if path else owner
+    return f"{subject} has the value {value!r}, but {allowed}."

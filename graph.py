@@ -1,0 +1,31 @@
+"""Aperture's deployment graph: the map.
+
+    client -> proxy -> Ingress --encoded image--> Preprocessor --uint8 (H, W, 3)--> Classifier --> Ingress -> client
+                       protocols,                 decode, resize,                   one per model, batched,
+                       limits, deadlines          crop; on CPU cores                on a GPU or CPU cores
+
+`serve run configs/NAME.yaml` calls `build` with the file's `args:`. How many replicas each deployment has, and on what
+they run, stands in the file's `deployments:`, under the names Ingress, Preprocessor and those of the models.
+"""
+
+# No `from __future__ import annotations` here: Serve reads the type of `settings` from the signature at run time, and a
+# string would switch the validation off.
+
+from ray.serve import Application, deployment
+
+from deployments.classifier import Classifier
+from deployments.ingress import Ingress
+from deployments.preprocessor import Preprocessor
+from deployments.settings import ModelSettings, Settings
+
+
+def build(settings: Settings) -> Application:
+    """The application of a config. Serve validates `args:` as Settings; a wrong one raises ConfigError."""
+    preprocessor = deployment()(Preprocessor).bind(settings.limits, settings.preprocessor_threads)
+    classifiers = {model.name: _classifier(model) for model in settings.models}
+    return deployment()(Ingress).bind(settings, preprocessor, classifiers)
+
+
+def _classifier(model: ModelSettings) -> Application:
+    # Serve tries a constructor 20 times by default; a model that cannot load twice will not load then either.
+    return deployment(name=model.name, max_constructor_retry_count=2)(Classifier).bind(model)

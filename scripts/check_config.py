@@ -1,0 +1,107 @@
+"""Checks Serve configs strictly: `python -m scripts.check_config configs/*.yaml`.
+
+Serve ignores keys that it does not know, so a misspelt `max_replica` would silently leave one replica. Here every key
+must be one of Serve's schema, `args:` must be valid Settings, every deployment must be one of the graph's, and the
+rules that join the two halves must hold. The first fault of each file is said in one sentence.
+"""
+
+import sys
+import types
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDeploySchema
+
+from deployments.errors import ConfigError
+from deployments.settings import RESERVED_NAMES, LiveSettings, Settings, check_batch_can_fill, live_batch_size
+
+APPLICATION_NAME = "aperture"
+IMPORT_PATH = "graph:build"
+# Serve's own default, for a deployment whose config does not say it.
+DEFAULT_MAX_ONGOING_REQUESTS: int = DeploymentSchema.model_fields["max_ongoing_requests"].default
+
+
+def main(paths: list[str]) -> int:
+    faults = 0
+    for path in paths:
+        try:
+            check_config(Path(path))
+            print(f"{path}: ok")
+        except ConfigError as err:
+            faults += 1
+            print(f"{path}: {err}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+def check_config(path: Path) -> ServeDeploySchema:
+    """The validated config. Raises ConfigError with one sentence."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise ConfigError(f"The config {str(path)!r} cannot be read: {err.strerror}.") from err
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise ConfigError(f"The config is not valid YAML: {' '.join(str(err).split())}.") from err
+    refuse_unknown_keys(content, ServeDeploySchema, "config")
+    try:
+        config = ServeDeploySchema.model_validate(content)
+    except ValidationError as err:
+        fault = err.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise ConfigError(f"The key {where!r} has the value {fault['input']!r}: {fault['msg']}.") from None
+    _check_application(config)
+    return config
+
+
+def refuse_unknown_keys(value: object, annotation: Any, where: str) -> None:
+    """Raises ConfigError for a key that `annotation`, a pydantic model or a container of them, does not have."""
+    model = _model_in(annotation)
+    if model is None:
+        return
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            refuse_unknown_keys(item, model, f"{where}[{index}]")
+    elif isinstance(value, dict):
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        for key, item in value.items():
+            if key not in fields:
+                raise ConfigError(f"{where} has the unknown key {key!r}; Serve knows {', '.join(sorted(fields))}.")
+            refuse_unknown_keys(item, fields[key].annotation, f"{where}.{key}")
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model in an annotation such as `List[Model]`, `Optional[Model]` or `Union[Dict, Model, None]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, types.UnionType, list):
+        return next((model for part in get_args(annotation) if (model := _model_in(part))), None)
+    return None
+
+
+def _check_application(config: ServeDeploySchema) -> None:
+    if len(config.applications) != 1:
+        count = len(config.applications)
+        raise ConfigError(f"A config holds one application, since gRPC clients name none; this one has {count}.")
+    application = config.applications[0]
+    if application.name != APPLICATION_NAME or application.import_path != IMPORT_PATH:
+        raise ConfigError(f"The application must be named {APPLICATION_NAME!r} with import_path {IMPORT_PATH!r}.")
+    settings = Settings.model_validate(application.args)
+    _check_deployments(application, settings)
+
+
+def _check_deployments(application: ServeApplicationSchema, settings: Settings) -> None:
+    models = {model.name: model for model in settings.models}
+    known = (*RESERVED_NAMES, *models)
+    for deployment in application.deployments:
+        if deployment.name not in known:
+            raise ConfigError(f"There is no deployment {deployment.name!r}; this graph has {', '.join(known)}.")
+    configured = {deployment.name: deployment for deployment in application.deployments}
+    for name, model in models.items():
+        stated = configured[name].model_dump(exclude_unset=True) if name in configured else {}
+        check_batch_can_fill(model, stated.get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS))
+        live_batch_size(model, LiveSettings.model_validate(stated.get("user_config") or {}))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Makes .venv with the pinned packages of pyproject.toml. Safe to run again: it only does what is missing.
+set -eu
+cd "$(dirname "$0")/.."
+
+in_range='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+
+if ! .venv/bin/python -c "$in_range" 2>/dev/null; then
+    python=
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+        if "$candidate" -c "$in_range" 2>/dev/null; then
+            python=$candidate
+            break
+        fi
+    done
+    if [ -z "$python" ]; then
+        found=$(python3 --version 2>&1 || true)
+        echo "Aperture needs Python 3.11, 3.12 or 3.13, and this machine has ${found:-none}; name one with PYTHON=/path/to/python3." >&2
+        exit 1
+    fi
+    echo "Making .venv with $("$python" --version)"
+    if ! "$python" -m venv --clear .venv >/dev/null; then
+        echo "Python's venv module is incomplete here; on Debian: apt install python3-venv." >&2
+        exit 1
+    fi
+fi
+
+echo "Installing the packages of pyproject.toml (the first time takes some minutes)"
+if ! .venv/bin/python -m pip install --disable-pip-version-check --editable '.[dev]'; then
+    echo "The packages could not be installed; the reason stands above." >&2
+    exit 1
+fi
+touch .venv/installed
