@@ -3,7 +3,8 @@
     bytes -> header check -> decode -> orient -> RGB -> resize -> crop -> uint8 (H, W, 3)
 
 The result equals torchvision's evaluation transform (Resize, CenterCrop on PIL images) bit for bit on every image
-that has no EXIF rotation. This module knows no model and no Ray; it touches nothing but the bytes it is given.
+without EXIF rotation, transparency or 16-bit grey, in which `Image.convert` would clip or show what is hidden.
+This module knows no model and no Ray; it touches nothing but the bytes it is given.
 
 What becomes of pixels that are not 8-bit RGB:
     grey, bilevel                 the value in all three channels

@@ -92,7 +92,7 @@ class PictureFiles(Pictures):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.files[index]
         if not self.augment:
-            return torch.from_numpy(preprocess(path.read_bytes(), self.spec, LIMITS)), label
+            return torch.from_numpy(preprocess(path.read_bytes(), self.spec, LIMITS).copy()), label
         with Image.open(path) as picture:
             pixels = np.array(self.crop(picture.convert("RGB")))
         return torch.from_numpy(pixels[:, ::-1].copy() if torch.rand(()) < 0.5 else pixels), label

@@ -100,8 +100,8 @@ def test_input_data_answers_with_the_logits_of_the_same_picture(
 ) -> None:
     shown = Image.open(io.BytesIO(picture("triangle"))).convert("RGB").resize((200, 150))
     floats = (np.asarray(shown, dtype=np.float64) / 255).transpose(2, 0, 1).round(4)
-    response = client.post("/predict", json={"input_data": ([floats] * 2 if batched else floats).tolist()})  # type: ignore[union-attr]
-    output = response.json()["output"]
+    input_data = np.stack([floats, floats]) if batched else floats
+    output = client.post("/predict", json={"input_data": input_data.tolist()}).json()["output"]
     assert len(output) == (2 if batched else 1)
     for row in output:
         assert row == pytest.approx(reference.logits(shown).tolist(), abs=1e-3)

@@ -1,7 +1,6 @@
 """Models on disk: which version is served, and the one sentence for each thing that can be wrong with it."""
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import yaml
 from deployments.errors import ConfigError
 from deployments.repository import MANIFEST, find_version, read_labels, sha256_of, write_manifest
 from deployments.settings import PreprocessingSpec
+from tests.unit.sentences import sentence_of
 
 WEIGHTS = "model.safetensors"
 SPEC = PreprocessingSpec(resize_size=72, crop_size=64, interpolation="bicubic", mean=(0.5, 0.5, 0.5))
@@ -26,16 +26,6 @@ def write_version(model: Path, name: str, labels: tuple[str, ...] = ("circle", "
 def edit_manifest(directory: Path, **changes: object) -> None:
     manifest = yaml.safe_load((directory / MANIFEST).read_text())
     (directory / MANIFEST).write_text(yaml.safe_dump(manifest | changes))
-
-
-def sentence_of(call: Callable[[], object]) -> str:
-    """The message of the ConfigError that `call` raises, which must be one line."""
-    with pytest.raises(ConfigError) as caught:
-        call()
-    message = str(caught.value)
-    assert message.splitlines() == [message]
-    assert message.endswith(".")
-    return message
 
 
 def test_the_highest_version_is_taken_by_number_and_not_by_text(tmp_path: Path) -> None:

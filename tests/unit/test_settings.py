@@ -1,12 +1,10 @@
 """What an operator may set: the defaults, and the one sentence that each mistake is answered with."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from deployments.errors import ConfigError
 from deployments.settings import (
     Frozen,
     Limits,
@@ -17,19 +15,10 @@ from deployments.settings import (
     check_batch_can_fill,
     live_batch_size,
 )
+from tests.unit.sentences import sentence_of
 
 SHAPES = {"name": "shapes", "path": "models/shapes"}
 RESNET = {"name": "resnet", "architecture": "resnet18", "weights": "IMAGENET1K_V1"}
-
-
-def sentence_of(call: Callable[[], object]) -> str:
-    """The message of the ConfigError that `call` raises, which must be one line."""
-    with pytest.raises(ConfigError) as caught:
-        call()
-    message = str(caught.value)
-    assert message.splitlines() == [message]
-    assert message.endswith(".")
-    return message
 
 
 def test_the_shortest_settings_are_one_model() -> None:

@@ -1,5 +1,6 @@
 """examples/finetune.py in miniature: a directory of pictures in, a directory that the service serves out."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -20,27 +21,27 @@ COLOURS = {"blue": (20, 30, 220), "red": (230, 25, 20)}
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what training needs, so that the test writes nothing into the project, and 2 x 30 pictures."""
+    """A copy of what training needs, so that the test writes nothing into the project, and 2 x 60 pictures."""
     root = tmp_path_factory.mktemp("project")
     for directory in ("examples", "deployments", "configs"):
         shutil.copytree(ROOT / directory, root / directory, ignore=shutil.ignore_patterns("__pycache__"))
     rng = np.random.default_rng(0)
     for label, colour in COLOURS.items():
         (root / "pictures" / label).mkdir(parents=True)
-        for number in range(30):
+        for number in range(60):
             noisy = np.clip(np.array(colour) + rng.normal(0, 20, (40, 48, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(noisy).save(root / "pictures" / label / f"{number}.png")
-    options = ["--architecture", "squeezenet1_1", "--start-from", "none", "--crop-size", "32", "--epochs", "8"]
+    options = ["--architecture", "shufflenet_v2_x0_5", "--start-from", "none", "--crop-size", "64", "--epochs", "6"]
     command = [sys.executable, "-m", "examples.finetune", "--data", "pictures", "--name", "colours", *options]
-    command += ["--batch-size", "8", "--workers", "0", "--learning-rate", "0.01"]
-    subprocess.run(command, cwd=root, check=True, capture_output=True, text=True, timeout=200)
+    command += ["--batch-size", "8", "--workers", "0", "--learning-rate", "0.1"]
+    subprocess.run(command, cwd=root, check=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return root
 
 
 def test_a_folder_of_pictures_becomes_a_model_that_tells_them_apart(workspace: Path) -> None:
     engine = create_engine(ModelSettings(name="colours", path=str(workspace / "models/colours")))
     assert engine.info().labels == ("blue", "red")
-    batch = np.stack([np.full((32, 32, 3), colour, dtype=np.uint8) for colour in COLOURS.values()])
+    batch = np.stack([np.full((64, 64, 3), colour, dtype=np.uint8) for colour in COLOURS.values()])
     assert engine.infer(batch).argmax(axis=1).tolist() == [0, 1]
 
 
