@@ -48,8 +48,8 @@ DESCRIBE_RETRY_S = 1.0
 class Ingress:
     def __init__(self, settings: Settings, preprocessor: Handle, classifiers: dict[str, Handle]) -> None:
         self._limits = settings.limits
-        self._preprocessor = preprocessor
-        self._classifiers = classifiers
+        self._preprocessor = _on_this_loop(preprocessor)
+        self._classifiers = {name: _on_this_loop(classifier) for name, classifier in classifiers.items()}
         self._models: dict[str, ModelInfo | None] = dict.fromkeys(classifiers)
         self._watchers: list[asyncio.Task[None]] = []
 
@@ -141,6 +141,12 @@ class Ingress:
 
     async def List(self, request: health_pb2.HealthListRequest, grpc_context: RayServegRPCContext) -> None:
         health.refuse("List", grpc_context)
+
+
+def _on_this_loop(handle: Handle) -> Handle:
+    # Routing on a loop of its own, the default, is there for callers without one and costs two thread switches a call.
+    handle._init(_run_router_in_separate_loop=False)
+    return handle
 
 
 async def _resolve(image: Any) -> ImageInput:
