@@ -145,7 +145,7 @@ class Ingress:
 
 def _on_this_loop(handle: Handle) -> Handle:
     # Routing on a loop of its own, the default, is there for callers without one and costs two thread switches a call.
-    handle._init(_run_router_in_separate_loop=False)
+    handle._init(_run_router_in_separate_loop=False)  # type: ignore[no-untyped-call]
     return handle
 
 

@@ -21,6 +21,12 @@ from ray.serve.schema import ServeDeploySchema
 from deployments.errors import ConfigError
 from scripts.check_config import check_config
 
+RAY_ENV = Path("configs/ray.env")
+# Serve keeps a stopping Ingress for half a minute, until load balancers have noticed. On one machine there are none,
+# and Ctrl-C would take that long.
+NO_DRAINING = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1", "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1"}
+# Where HAProxy tells its state, with the variables that move them (ray.serve._private.constants).
+HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 SAMPLE_PICTURE = "examples/pictures/heart.jpg"
 POLL_S = 0.5
 # The first start on a cold disk, with a download of weights, takes minutes; nothing takes longer than this.
@@ -34,11 +40,12 @@ def main() -> int:
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "configs/local.yaml")
     try:
         config = check_config(path)
-        _refuse_taken_ports(config)
+        environment = {**_production_profile(config), **os.environ}
+        _refuse_taken_ports(config, environment)
     except ConfigError as err:
         print(f"{path}: {err}", file=sys.stderr)
         return 1
-    server = _start(path)
+    server = _start(path, environment)
     problem = _await_ready(server, config)
     if problem is not None:
         print(f"\nNot ready: {problem}", file=sys.stderr)
@@ -47,7 +54,16 @@ def main() -> int:
     return server.wait()
 
 
-def _start(path: Path) -> "subprocess.Popen[bytes]":
+def _production_profile(config: ServeDeploySchema) -> dict[str, str]:
+    """The variables of configs/ray.env; none where HAProxy does not come with Ray."""
+    if sys.platform != "linux":
+        return {}
+    lines = (line.strip() for line in RAY_ENV.read_text().splitlines())
+    profile = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return {**NO_DRAINING, **profile} if config.http_options.host == "127.0.0.1" else profile
+
+
+def _start(path: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     server: subprocess.Popen[bytes] | None = None
 
     def stop(*_: object) -> None:
@@ -58,7 +74,7 @@ def _start(path: Path) -> "subprocess.Popen[bytes]":
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     # A session of its own, so that Ctrl-C reaches Serve once, from us, and not each of its processes as well.
-    server = subprocess.Popen([SERVE, "run", path], start_new_session=True)
+    server = subprocess.Popen([SERVE, "run", path], env=environment, start_new_session=True)
     return server
 
 
@@ -97,19 +113,27 @@ def _base_url(config: ServeDeploySchema) -> str:
     return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{config.http_options.port}"
 
 
-def _refuse_taken_ports(config: ServeDeploySchema) -> None:
-    ports = {"HTTP": config.http_options.port}
+def _refuse_taken_ports(config: ServeDeploySchema, environment: dict[str, str]) -> None:
+    ports = {f"{config.http_options.port} for HTTP": config.http_options.port}
     if config.grpc_options.grpc_servicer_functions:
-        ports["gRPC"] = config.grpc_options.port
-    for protocol, port in ports.items():
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((config.http_options.host, port))
-            except OSError:
-                raise ConfigError(
-                    f"Port {port} for {protocol} is taken by another program; stop that, or set another port here."
-                ) from None
+        ports[f"{config.grpc_options.port} for gRPC"] = config.grpc_options.port
+    if environment.get("RAY_SERVE_ENABLE_HA_PROXY") == "1":
+        for variable, default in HAPROXY_PORTS.items():
+            port = int(environment.get(variable, default))
+            ports[f"{port} for HAProxy's figures ({variable})"] = port
+    for description, port in ports.items():
+        if _is_taken(config.http_options.host, port):
+            raise ConfigError(f"Port {description} is taken by another program; stop that, or set another port.")
+
+
+def _is_taken(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
 
 
 def _status_of(url: str) -> int | None:

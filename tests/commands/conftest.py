@@ -16,8 +16,12 @@ from tests.awaiting import await_condition, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 200.0
-# A newcomer's: without what the other tests set for their own cluster.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+# A newcomer's: without what the other tests set for their own cluster. Only the ports are not the usual ones.
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+    "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+    "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+}
 
 
 class Service:

@@ -52,7 +52,7 @@ def test_a_taken_port_is_said_in_one_sentence(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert (
         result.stderr
-        == f"{config}: Port {port} for HTTP is taken by another program; stop that, or set another port here.\n"
+        == f"{config}: Port {port} for HTTP is taken by another program; stop that, or set another port.\n"
     )
 
 
