@@ -10,7 +10,10 @@ help: ## list the targets
 
 setup: .venv/installed ## make .venv and install the pinned packages (about 5 GB, most of it torch)
 
-# Reinstalls when the pins change.
+# Reinstalls when the pins change, or the checkout has moved: the commands in a venv know where it was made.
+ifneq ($(shell cat .venv/installed 2>/dev/null),$(realpath .))
+.PHONY: .venv/installed
+endif
 .venv/installed: pyproject.toml scripts/setup.sh
 	@scripts/setup.sh
 

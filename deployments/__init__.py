@@ -3,8 +3,8 @@
 Reading order, and the import rule (down only; `tests/unit/test_layers.py` holds it):
 
     0  errors, settings, messages
-    1  imaging, batching, repository     which do not import each other
-    2  engines, protocols                which do not import each other
-    3  ingress, preprocessor, classifier which do not import each other
+    1  imaging, batching, gathering, repository   which do not import each other
+    2  engines, protocols                         which do not import each other
+    3  ingress, preprocessor, classifier          which do not import each other
     4  graph.py, at the root
 """

@@ -2,7 +2,7 @@
 
 Items that arrive while a batch runs wait here; the moment the device is free, everything that waits (up to
 `max_batch_size`, earliest deadline first) goes in one batch. An item whose deadline has passed or whose caller has left
-is dropped before it costs anything. A failed batch is halved and run again until the items that fail stand alone, so
+is dropped before its batch starts. A failed batch is halved and run again until the items that fail stand alone, so
 each caller gets its own result or its own error. Pure asyncio: this module knows no Ray, no model and no pixels.
 """
 
@@ -91,6 +91,9 @@ class MergeGate(Generic[Item, Result]):
         return batch
 
     async def _run_or_halve(self, batch: list[_Waiting[Item, Result]]) -> None:
+        batch = [waiting for waiting in batch if not waiting.future.done()]  # A half may have been left meanwhile.
+        if not batch:
+            return
         started = time.monotonic()
         try:
             results = await self._run([waiting.item for waiting in batch])

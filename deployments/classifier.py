@@ -23,7 +23,7 @@ from deployments.settings import LiveSettings, ModelSettings, check_batch_can_fi
 
 logger = logging.getLogger("ray.serve")
 
-Job = tuple[Pixels, float]  # pixels, deadline in time.monotonic() seconds
+Job = tuple[Pixels, float]  # pixels, and seconds: left for the caller, or a deadline in time.monotonic()
 Outcome = asyncio.Future[Timed[Logits]]
 
 
@@ -56,22 +56,27 @@ class Classifier:
         """Returned once the model is warm: a replica answers nothing before its constructor is done."""
         return self._info
 
-    async def classify(self, pixels: Pixels, budget_s: float) -> Scores | ApertureError:
-        """pixels: uint8 (crop_size, crop_size, 3). Scores, or the reason why this image has none.
+    async def classify(self, jobs: Sequence[Job]) -> Sequence[Scores | ApertureError]:
+        """Scores for each image, or the reason why it has none.
 
-        budget_s: how long the caller still waits; work that starts later is dropped.
+        A job is uint8 (crop_size, crop_size, 3) pixels and for how many seconds the caller still waits; work that would
+        start later is dropped.
         """
-        outcome = await self._collect((pixels, time.monotonic() + budget_s))
+        now = time.monotonic()
+        outcomes = await self._collect([(pixels, now + budget_s) for pixels, budget_s in jobs])
+        return await asyncio.gather(*(self._scores(outcome) for outcome in outcomes))
+
+    async def _scores(self, outcome: Outcome) -> Scores | ApertureError:
         try:
             timed = await outcome
         except ApertureError as refusal:
             return refusal
-        return Scores(timed.result, self._info.version, timed.queue_s, timed.run_s)
+        return Scores(timed.result, self._info.version, timed.run_s)
 
     @serve.batch(max_batch_size=1, batch_wait_timeout_s=0.0)
-    async def _collect(self, jobs: list[Job]) -> list[Outcome]:
-        # Returns at once with futures: each caller awaits its own, and one that leaves cancels its own.
-        return [self._gate.submit(pixels, deadline) for pixels, deadline in jobs]
+    async def _collect(self, calls: list[list[Job]]) -> list[list[Outcome]]:
+        # Returns at once with futures, so that no call waits for the batch of another.
+        return [[self._gate.submit(pixels, deadline) for pixels, deadline in jobs] for jobs in calls]
 
     async def _run(self, batch: Sequence[Pixels]) -> Sequence[Logits]:
         return await asyncio.get_running_loop().run_in_executor(self._device_thread, _infer, self._engine, batch)

@@ -1,4 +1,4 @@
-"""The Ingress deployment: protocols, limits and deadlines in front of the graph. It touches no pixels.
+"""The Ingress deployment: protocols, limits and deadlines in front of the graph. It decodes nothing.
 
 It is the data plane that every protocol calls: an image goes to the Preprocessor, its pixels to the model's Classifier,
 and the scores become an answer. A failing image never fails its neighbours.
@@ -6,14 +6,18 @@ and the scores become an answer. A failing image never fails its neighbours.
 
 import asyncio
 import logging
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import ray
 from grpc_health.v1 import health_pb2
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
@@ -21,6 +25,8 @@ from starlette.applications import Starlette
 
 from deployments.errors import (
     ApertureError,
+    BadRequest,
+    BodyTooLarge,
     DeadlineExceeded,
     InferenceFailed,
     ModelNotReady,
@@ -28,20 +34,31 @@ from deployments.errors import (
     TooManyImages,
     UnknownModel,
 )
-from deployments.messages import Answer, ImageInput, Logits, ModelInfo, Scores, Stages
+from deployments.gathering import Gatherer
+from deployments.messages import Answer, ImageInput, Logits, ModelInfo, Pixels, Scores, Stages
 from deployments.protocols import health
 from deployments.protocols.http import asgi_app
 from deployments.protocols.oip import rest as oip_rest
-from deployments.protocols.predict import DEFAULT_TOP_K, checked_input, checked_top_k, render_many, render_one
+from deployments.protocols.predict import DEFAULT_TOP_K, checked_top_k, render_many, render_one
 from deployments.protocols.predict import routes as predict_routes
-from deployments.settings import Settings
+from deployments.settings import Gathering, Limits, Settings
 
 logger = logging.getLogger("ray.serve")
 
 Handle = DeploymentHandle[Any]
 
+Job = tuple[Pixels, float]  # pixels, deadline in time.monotonic() seconds
+
 # How soon a model that failed to answer is asked again whether it is warm.
 DESCRIBE_RETRY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Hops:
+    """The way of one model's images through the deployments behind."""
+
+    preprocess: Gatherer[ImageInput, Pixels | ApertureError]
+    classify: Gatherer[Job, Scores | ApertureError]
 
 
 @serve.ingress()
@@ -50,11 +67,13 @@ class Ingress:
         self._limits = settings.limits
         self._preprocessor = _on_this_loop(preprocessor)
         self._classifiers = {name: _on_this_loop(classifier) for name, classifier in classifiers.items()}
+        self._hops = {name: self._hops_of(name, settings.gathering) for name in classifiers}
         self._models: dict[str, ModelInfo | None] = dict.fromkeys(classifiers)
-        self._watchers: list[asyncio.Task[None]] = []
+        self._watchers: set[asyncio.Task[None]] = set()
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        self._watchers = [asyncio.create_task(self._await_model(name)) for name in self._classifiers]
+        for name in self._classifiers:
+            self._watch(name)
         return asgi_app([*predict_routes(self), *oip_rest.routes(self)], self._limits, _request_id)
 
     # Python handles: serve.get_app_handle("aperture").predict.remote(image)
@@ -64,8 +83,7 @@ class Ingress:
 
         Raises ApertureError, the one that HTTP answers with.
         """
-        checked_top_k(top_k)
-        (answer,) = await self.classify([await _resolve(image)], model)
+        (answer,) = await self._classify_inputs([image], top_k, model)
         if isinstance(answer, ApertureError):
             raise answer
         return render_one(answer, top_k, _request_id())
@@ -74,9 +92,17 @@ class Ingress:
         self, images: Sequence[Any], top_k: int = DEFAULT_TOP_K, model: str | None = None
     ) -> dict[str, Any]:
         """As `predict` for several images: "results" keeps their order, and a bad image has "error" and "code"."""
+        answers = await self._classify_inputs(images, top_k, model)
+        return render_many(answers, self.info_of(model), top_k, _request_id())
+
+    async def _classify_inputs(
+        self, images: Sequence[Any], top_k: int, model: str | None
+    ) -> list[Answer | ApertureError]:
         checked_top_k(top_k)
-        resolved = await asyncio.gather(*(_resolve(image) for image in images))
-        return render_many(await self.classify(resolved, model), self.info_of(model), top_k, _request_id())
+        self.check_count(len(images))
+        async with _within(self._limits.request_timeout_s):
+            resolved = await asyncio.gather(*(_resolve(image, self._limits) for image in images))
+        return await self.classify(resolved, model)
 
     # The data plane
 
@@ -92,39 +118,86 @@ class Ingress:
             raise ModelNotReady(f"The model {name!r} is still loading.")
         return info
 
-    async def classify(self, images: Sequence[ImageInput], model: str | None) -> list[Answer | ApertureError]:
-        info = self.info_of(model)
-        if len(images) > self._limits.max_images:
-            raise TooManyImages(f"The request has {len(images)} images; at most {self._limits.max_images} are allowed.")
-        deadline = time.monotonic() + self._limits.request_timeout_s
-        try:
-            async with asyncio.timeout(self._limits.request_timeout_s):
-                return await asyncio.gather(*(self._classify_one(image, info, deadline) for image in images))
-        except TimeoutError:
-            raise DeadlineExceeded(f"No answer within {self._limits.request_timeout_s:g} s.") from None
+    def check_count(self, images: int) -> None:
+        if images > self._limits.max_images:
+            raise TooManyImages(f"The request has {images} images; at most {self._limits.max_images} are allowed.")
 
-    async def _classify_one(self, image: ImageInput, info: ModelInfo, deadline: float) -> Answer | ApertureError:
+    async def classify(
+        self, images: Sequence[ImageInput | ApertureError], model: str | None
+    ) -> list[Answer | ApertureError]:
+        info = self.info_of(model)
+        self.check_count(len(images))
+        deadline = time.monotonic() + self._limits.request_timeout_s
+        async with _within(self._limits.request_timeout_s):
+            return await asyncio.gather(*(self._classify_one(image, info, deadline) for image in images))
+
+    async def _classify_one(
+        self, image: ImageInput | ApertureError, info: ModelInfo, deadline: float
+    ) -> Answer | ApertureError:
+        if isinstance(image, ApertureError):
+            return image
+        hops = self._hops[info.name]
         try:
             started = time.monotonic()
-            pixels = await self._preprocessor.preprocess.remote(image, info.preprocessing)
+            pixels = await hops.preprocess.submit(image, _size_bytes(image))
             if isinstance(pixels, ApertureError):
                 return pixels
             preprocessed = time.monotonic()
-            classifier = self._classifiers[info.name]
-            scores = await classifier.classify.remote(pixels, deadline - preprocessed)
+            scores = await hops.classify.submit((pixels, deadline), pixels.nbytes)
             if isinstance(scores, ApertureError):
                 return scores
+            if scores.version != info.version:
+                return self._describe_again(info)
             return _answer(info, scores, preprocessed - started, time.monotonic() - preprocessed)
+        except ApertureError as refusal:
+            return refusal
         except BackPressureError:
             return Overloaded("The service has more requests than it can answer in time; try again.")
         except Exception:
             logger.exception("An image of request %s failed", _request_id())
             return InferenceFailed("The image could not be classified because of an internal error.")
 
+    def _hops_of(self, name: str, gathering: Gathering | None) -> Hops:
+        async def preprocess(images: Sequence[ImageInput]) -> Sequence[Pixels | ApertureError]:
+            # A replica that hangs must not keep one of the calls in flight for ever.
+            async with _within(self._limits.request_timeout_s):
+                pixels: Sequence[Pixels | ApertureError] = await self._preprocessor.preprocess.remote(
+                    images, self.info_of(name).preprocessing
+                )
+            return pixels
+
+        async def classify(jobs: Sequence[Job]) -> Sequence[Scores | ApertureError]:
+            now = time.monotonic()  # Clocks of other machines differ, so what travels is the time that is left.
+            async with _within(self._limits.request_timeout_s):
+                scores: Sequence[Scores | ApertureError] = await self._classifiers[name].classify.remote(
+                    [(pixels, deadline - now) for pixels, deadline in jobs]
+                )
+            return scores
+
+        bounds = gathering or Gathering(max_calls=sys.maxsize, max_images=1)
+        limits = {"max_calls": bounds.max_calls, "max_items": bounds.max_images, "max_bytes": bounds.max_bytes}
+        return Hops(Gatherer(preprocess, **limits), Gatherer(classify, **limits))
+
+    def _describe_again(self, info: ModelInfo) -> ModelNotReady:
+        """A replica that started later found another version on disk, whose labels and preprocessing may differ."""
+        if self._models[info.name] is info:
+            logger.warning("Model %s has changed from version %d", info.name, info.version)
+            self._models[info.name] = None
+            self._watch(info.name)
+        return ModelNotReady(f"The model {info.name!r} has just changed its version; try again.")
+
+    def _watch(self, name: str) -> None:
+        watcher = asyncio.create_task(self._await_model(name))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+
     async def _await_model(self, name: str) -> None:
+        """Returns once the model is warm and the Preprocessor answers, which the first request needs, too."""
         while self._models[name] is None:
             try:
-                self._models[name] = await self._classifiers[name].describe.remote()
+                info: ModelInfo = await self._classifiers[name].describe.remote()
+                await self._preprocessor.preprocess.remote([np.zeros((1, 1, 3), np.uint8)], info.preprocessing)
+                self._models[name] = info
             except Exception as err:
                 logger.warning("Model %s does not answer yet: %r", name, err)
                 await asyncio.sleep(DESCRIBE_RETRY_S)
@@ -149,16 +222,38 @@ def _on_this_loop(handle: Handle) -> Handle:
     return handle
 
 
-async def _resolve(image: Any) -> ImageInput:
-    value = await image if isinstance(image, ray.ObjectRef) else image
+@asynccontextmanager
+async def _within(timeout_s: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded(f"No answer within {timeout_s:g} s.") from None
+
+
+async def _resolve(image: Any, limits: Limits) -> ImageInput | ApertureError:
+    try:
+        value = await image if isinstance(image, ray.ObjectRef) else image
+    except RayError as err:
+        return BadRequest(f"The reference to an image cannot be resolved: {type(err).__name__}.")
     if isinstance(value, bytearray | memoryview):
-        return bytes(value)
-    return checked_input(value)
+        value = bytes(value)
+    if not isinstance(value, bytes | np.ndarray):
+        return BadRequest(f"An image must be bytes or a uint8 array of shape (H, W, 3), not {type(value).__name__}.")
+    if isinstance(value, bytes) and len(value) > limits.max_body_bytes:
+        return BodyTooLarge(f"The image is larger than the {limits.max_body_bytes} bytes that this service accepts.")
+    if isinstance(value, np.ndarray) and value.nbytes > limits.max_array_bytes:
+        return BodyTooLarge(f"The array is larger than the {limits.max_array_bytes} bytes that this service accepts.")
+    return value
+
+
+def _size_bytes(image: ImageInput) -> int:
+    return len(image) if isinstance(image, bytes) else image.nbytes
 
 
 def _answer(info: ModelInfo, scores: Scores, preprocess_s: float, classify_s: float) -> Answer:
     stages = Stages(preprocess_s, queue_s=classify_s - scores.inference_s, inference_s=scores.inference_s)
-    return Answer(info, scores.version, scores.logits, _softmax(scores.logits), stages)
+    return Answer(info, scores.logits, _softmax(scores.logits), stages)
 
 
 def _softmax(logits: Logits) -> Logits:

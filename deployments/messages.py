@@ -34,11 +34,10 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One image's result. `queue_s`: waited in the replica for its batch. `inference_s`: the batch on the engine."""
+    """One image's result. `inference_s`: how long its batch took on the engine."""
 
     logits: Logits
     version: int
-    queue_s: float
     inference_s: float
 
 
@@ -46,9 +45,9 @@ class Scores:
 class Stages:
     """Where the time of one image went, in seconds. Hops count with the stage that they lead to."""
 
-    preprocess_s: float = 0.0
-    queue_s: float = 0.0
-    inference_s: float = 0.0
+    preprocess_s: float
+    queue_s: float
+    inference_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,6 @@ class Answer:
     """One classified image. `probabilities` is the softmax of `logits`."""
 
     info: ModelInfo
-    version: int
     logits: Logits
     probabilities: Logits
     stages: Stages
@@ -65,11 +63,19 @@ class Answer:
 class DataPlane(Protocol):
     """What every protocol calls; the Ingress implements it."""
 
-    async def classify(self, images: Sequence[ImageInput], model: str | None) -> list[Answer | ApertureError]:
+    async def classify(
+        self, images: Sequence[ImageInput | ApertureError], model: str | None
+    ) -> list[Answer | ApertureError]:
         """Answers in the order of `images`; each image gets its own answer or its own error.
+
+        An image that a protocol could not even decode comes as its error, and keeps its place.
 
         Raises UnknownModel, ModelNotReady, TooManyImages or DeadlineExceeded for the request as a whole.
         """
+        ...
+
+    def check_count(self, images: int) -> None:
+        """Raises TooManyImages if a request may not have that many."""
         ...
 
     def info_of(self, model: str | None) -> ModelInfo:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from deployments.errors import ApertureError, CorruptImage
@@ -22,12 +23,17 @@ class Preprocessor:
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         preprocess(WARM_UP_IMAGE, PreprocessingSpec(), limits)
 
-    async def preprocess(self, image: ImageInput, spec: PreprocessingSpec) -> Pixels | ApertureError:
-        """uint8 (crop_size, crop_size, 3), or the reason for refusing the image.
+    async def preprocess(
+        self, images: Sequence[ImageInput], spec: PreprocessingSpec
+    ) -> Sequence[Pixels | ApertureError]:
+        """For each image uint8 (crop_size, crop_size, 3), or the reason for refusing it.
 
         A refusal is returned, not raised: it is an answer, and Serve would count and log it as a replica's failure.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, self._preprocess, image, spec)
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(
+            *(loop.run_in_executor(self._decoders, self._preprocess, image, spec) for image in images)
+        )
 
     def _preprocess(self, image: ImageInput, spec: PreprocessingSpec) -> Pixels | ApertureError:
         try:

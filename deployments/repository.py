@@ -1,7 +1,8 @@
 """Models on disk: models/NAME/VERSION/model.yaml and the weights beside it.
 
-A version is a directory with an integer name; the highest is served. `write_version` makes such a directory and
-`find_version` reads it back, verified. This module knows no model library: it ends at paths and checked facts.
+A version is a directory with an integer name; the highest is served. `write_manifest` describes the weights in such a
+directory and `find_version` reads it back, verified. This module knows no model library: it ends at paths and checked
+facts.
 """
 
 import hashlib

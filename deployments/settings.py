@@ -59,11 +59,24 @@ class Limits(Frozen):
     max_body_bytes: Positive = 10 * 2**20
     max_pixels: Positive = 50_000_000
     max_images: Positive = 64
+    # Decoded pixels, which only Python handles send. With the file's headers it must fit into one message between
+    # deployments, RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH (configs/ray.env).
+    max_array_bytes: Positive = 48 * 2**20
     # Of an animation or a multi-page file: classify the first frame, or answer 422.
     animated: Literal["first_frame", "refuse"] = "first_frame"
     # What shows through transparent pixels.
     alpha_background: tuple[ColourByte, ColourByte, ColourByte] = (255, 255, 255)
     request_timeout_s: PositiveFloat = 30.0
+
+
+class Gathering(Frozen):
+    """How images that wait travel together between deployments, for each Ingress replica, model and hop."""
+
+    # Calls in flight before images wait for one to return; at least one for each replica behind.
+    max_calls: Positive = 4
+    max_images: Positive = 16
+    # A call must fit into RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH (configs/ray.env); a single image always goes.
+    max_bytes: Positive = 16 * 2**20
 
 
 class ModelSettings(Frozen):
@@ -112,6 +125,8 @@ class Settings(Frozen):
 
     models: Annotated[tuple[ModelSettings, ...], Field(min_length=1)]
     limits: Limits = Limits()
+    # null: each image travels in a call of its own. Needed where Serve scales replicas, since it counts calls.
+    gathering: Gathering | None = Gathering()
     # Decoder threads of each Preprocessor replica; Pillow decodes without the GIL.
     preprocessor_threads: Annotated[int, Field(ge=1, le=64)] = 1
 

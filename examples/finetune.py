@@ -10,7 +10,9 @@ through the same preprocessing as when serving.
 
 import argparse
 import math
+from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -19,8 +21,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from deployments.engines.sources import pretrained_state, read_state
+from deployments.errors import ConfigError
 from deployments.repository import write_manifest
-from deployments.settings import PreprocessingSpec
+from deployments.settings import ModelSettings, PreprocessingSpec
 from examples.training_data import Split, folder_splits, shape_splits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,17 +33,23 @@ WARMUP_SHARE = 0.05
 
 
 def main() -> None:
-    args = parse_arguments()
+    try:
+        finetune(parse_arguments())
+    except ConfigError as err:
+        raise SystemExit(str(err)) from None
+
+
+def finetune(args: argparse.Namespace) -> None:
     spec = PreprocessingSpec(resize_size=args.resize_size or args.crop_size, crop_size=args.crop_size)
     train, held_out = folder_splits(args.data, spec) if args.data else shape_splits(args.pictures, args.held_out, spec)
     print(f"{len(train.labels)} classes, {len(train.pictures)} pictures to train on, {len(held_out.pictures)} held out")
     model = build_model(args.architecture, len(train.labels), args.start_from)
     fit(model, train, spec, args)
-    confusion = evaluate(model, held_out, spec, args.batch_size)
-    report(confusion, train.labels)
+    # Before the evaluation, whose failure must not cost the training.
     directory = export(model, args.architecture, args.name, train.labels, spec)
     config = write_config(args.name)
     print(f"Wrote {directory.relative_to(ROOT)}. To serve it: make serve CONFIG={config.relative_to(ROOT)}")
+    report(evaluate(model, held_out, spec, args.batch_size), train.labels)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -50,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--start-from", help="none, DEFAULT (pretrained, downloaded) or a .pth/.safetensors file")
     parser.add_argument("--crop-size", type=int, help="side of the model's input in pixels (default: 128 or 224)")
     parser.add_argument("--resize-size", type=int, help="shorter side before the crop (default: the crop size)")
-    parser.add_argument("--pictures", type=int, default=200_000, help="pictures to draw when there is no --data")
+    parser.add_argument("--pictures", type=int, default=160_000, help="pictures to draw when there is no --data")
     parser.add_argument("--held-out", type=int, default=5_000, help="pictures to draw for the final accuracy")
     parser.add_argument("--epochs", type=int, default=10, help="passes over --data; drawn pictures are never repeated")
     parser.add_argument("--batch-size", type=int, default=64)
@@ -58,7 +68,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=2, help="processes that read or draw pictures")
     args = parser.parse_args()
     own_data = args.data is not None
-    args.name = args.name or (args.data.name if own_data else "shapes")
+    args.name = args.name or (args.data.resolve().name if own_data else "shapes")
+    check_name(args.name)
     args.architecture = args.architecture or ("resnet18" if own_data else "shufflenet_v2_x0_5")
     args.start_from = args.start_from or ("DEFAULT" if own_data else "none")
     args.crop_size = args.crop_size or (224 if own_data else 128)
@@ -67,50 +78,40 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
+def check_name(name: str) -> None:
+    """Raises ConfigError if the service would refuse a model of this name."""
+    try:
+        ModelSettings(name=name, path=f"models/{name}")
+    except ConfigError as err:
+        raise ConfigError(f"Give another --name: {err}") from None
+
+
 def build_model(architecture: str, classes: int, start_from: str) -> nn.Module:
     """The architecture with a new head; all other parameters from `start_from` where their shapes agree."""
     model: nn.Module = torchvision.models.get_model(architecture, weights=None, num_classes=classes)
     if start_from == "none":
         return model
-    if start_from == "DEFAULT":
-        pretrained = torchvision.models.get_model_weights(architecture)["DEFAULT"].get_state_dict(check_hash=True)
-    else:
-        pretrained = read_state(Path(start_from))
+    given = pretrained_state(architecture) if start_from == "DEFAULT" else read_state(Path(start_from))
     own = model.state_dict()
-    matching = {key: value for key, value in pretrained.items() if key in own and own[key].shape == value.shape}
+    tensors = {key: value for key, value in given.items() if key in own and isinstance(value, Tensor)}
+    matching = {key: value for key, value in tensors.items() if own[key].shape == value.shape}
     model.load_state_dict(matching, strict=False)
     print(f"Took {len(matching)} of {len(own)} tensors from {start_from}")
     return model
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
-
-
 def fit(model: nn.Module, train: Split, spec: PreprocessingSpec, args: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    loader = DataLoader(
-        train.pictures,
-        args.batch_size,
-        shuffle=not train.pictures.in_order,
-        num_workers=args.workers,
-        persistent_workers=args.workers > 0,
-        drop_last=True,
-    )
+    loader = training_batches(train, args.batch_size, args.workers)
     steps = len(loader) * args.epochs
     optimizer = torch.optim.SGD(
         model.parameters(), lr=args.learning_rate, momentum=0.9, nesterov=True, weight_decay=1e-4
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_then_cosine(step, steps))
-    progress, smooth_loss = tqdm(total=steps, desc="training", mininterval=5), math.nan
-    for _ in range(args.epochs):
-        for pixels, target in loader:
+    smooth_loss = math.nan
+    with tqdm(total=steps, desc="training", mininterval=5) as progress:
+        for pixels, target in chain.from_iterable(repeat(loader, args.epochs)):
             output = model(normalize(pixels.to(device), spec))
             logits = output if isinstance(output, Tensor) else output.logits  # Inception and GoogLeNet return a tuple.
             loss = nn.functional.cross_entropy(logits, target.to(device))
@@ -121,7 +122,18 @@ def fit(model: nn.Module, train: Split, spec: PreprocessingSpec, args: argparse.
             smooth_loss = loss.item() if math.isnan(smooth_loss) else 0.98 * smooth_loss + 0.02 * loss.item()
             progress.set_postfix(loss=f"{smooth_loss:.3f}", refresh=False)
             progress.update()
-    progress.close()
+
+
+def training_batches(train: Split, batch_size: int, workers: int) -> DataLoader[Any]:
+    """Whole batches only, since batch norm cannot train on a last one of a single picture; always at least one."""
+    return DataLoader(
+        train.pictures,
+        min(batch_size, len(train.pictures)),
+        shuffle=not train.pictures.in_order,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        drop_last=True,
+    )
 
 
 def warmup_then_cosine(step: int, steps: int) -> float:
@@ -162,22 +174,29 @@ def report(confusion: Tensor, labels: tuple[str, ...]) -> None:
 
 def export(model: nn.Module, architecture: str, name: str, labels: tuple[str, ...], spec: PreprocessingSpec) -> Path:
     root = ROOT / "models" / name
-    versions = [int(entry.name) for entry in root.glob("*") if entry.name.isdigit()]
-    directory = root / str(max(versions, default=0) + 1)
-    directory.mkdir(parents=True)
+    versions = [int(entry.name) for entry in root.glob("*") if entry.name.isdecimal()]
+    version = max(versions, default=0) + 1
+    # No version to find_version, so that a replica that starts meanwhile serves the one before.
+    unfinished = root / f".tmp-{version}"
+    unfinished.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    save_file(state, directory / "model.safetensors")
-    write_manifest(directory, architecture=architecture, weights="model.safetensors", labels=labels, preprocessing=spec)
-    return directory
+    weights = unfinished / "model.safetensors"
+    save_file(state, weights)
+    weights.chmod(0o644)  # safetensors lets only the owner read, and the service may run as somebody else.
+    write_manifest(unfinished, architecture=architecture, weights=weights.name, labels=labels, preprocessing=spec)
+    return unfinished.rename(root / str(version))
 
 
 def write_config(name: str) -> Path:
-    """configs/NAME.yaml: the local config with the model's name in place of the bundled one's."""
-    config = ROOT / "configs" / f"{name}.yaml"
+    """configs/NAME.yaml: the local config with the model's name in place of the bundled one's, and its own heading."""
+    local, config = ROOT / "configs" / "local.yaml", ROOT / "configs" / f"{name}.yaml"
     if name == "shapes":
-        return ROOT / "configs" / "local.yaml"
+        return local
     if not config.exists():
-        config.write_text((ROOT / "configs" / "local.yaml").read_text().replace("shapes", name))
+        _, _, body = local.read_text().partition("\n\n")
+        # Quoted, since YAML takes names such as 2024 and null for something else.
+        body = body.replace("name: shapes", f'name: "{name}"').replace("models/shapes", f"models/{name}")
+        config.write_text(f"# {name}, from examples/finetune.py: `make serve CONFIG=configs/{name}.yaml`.\n\n{body}")
     return config
 
 

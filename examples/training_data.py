@@ -1,21 +1,25 @@
 """Pictures to train on: drawn shapes, or a user's directory with one subdirectory per class.
 
 Every item is (uint8 (H, W, 3) pixels of the model's input size, class index). Held-out pictures go through the
-service's own preprocessing; training pictures of a directory are cropped and mirrored at random.
+service's own preprocessing; training pictures of a directory are decoded as it does, then cropped and mirrored at
+random. What it would refuse is left out.
 """
 
 import hashlib
+from collections.abc import Container
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import RandomResizedCrop
+from tqdm import tqdm
 
-from deployments.imaging import preprocess, resize_and_crop
+from deployments.errors import ApertureError
+from deployments.imaging import decode, preprocess, resize_and_crop
 from deployments.settings import Limits, PreprocessingSpec
 from examples.shape_pictures import LABELS, draw_shape
 
@@ -37,12 +41,13 @@ class Split:
 
 
 def shape_splits(count: int, held_out: int, spec: PreprocessingSpec) -> tuple[Split, Split]:
+    _refuse_gaps(LABELS, range(min(count, len(LABELS))), held_out)
     train = DrawnShapes(0, count, spec, plain_until=int(count * PLAIN_UNTIL_SHARE))
     return Split(LABELS, train), Split(LABELS, DrawnShapes(HELD_OUT_SEED, held_out, spec))
 
 
 def folder_splits(root: Path, spec: PreprocessingSpec) -> tuple[Split, Split]:
-    labels = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir()))
+    labels = tuple(sorted(entry.name for entry in root.glob("*") if entry.is_dir()))
     if len(labels) < 2:
         raise SystemExit(f"{root} needs at least two subdirectories, one per class; it has {len(labels)}.")
     files = [
@@ -51,8 +56,10 @@ def folder_splits(root: Path, spec: PreprocessingSpec) -> tuple[Split, Split]:
         for file in sorted((root / label).rglob("*"))
         if file.is_file()
     ]
+    files = _without_refused(files, spec)
     held_out = [item for item in files if _is_held_out(item[0])]
     train = [item for item in files if not _is_held_out(item[0])]
+    _refuse_gaps(labels, {label for _, label in train}, len(held_out))
     return Split(labels, PictureFiles(train, spec, augment=True)), Split(
         labels, PictureFiles(held_out, spec, augment=False)
     )
@@ -91,11 +98,38 @@ class PictureFiles(Pictures):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.files[index]
+        data = path.read_bytes()
         if not self.augment:
-            return torch.from_numpy(preprocess(path.read_bytes(), self.spec, LIMITS).copy()), label
-        with Image.open(path) as picture:
-            pixels = np.array(self.crop(picture.convert("RGB")))
+            return torch.from_numpy(preprocess(data, self.spec, LIMITS).copy()), label
+        pixels = np.array(self.crop(decode(data, LIMITS)))
         return torch.from_numpy(pixels[:, ::-1].copy() if torch.rand(()) < 0.5 else pixels), label
+
+
+def _without_refused(files: list[tuple[Path, int]], spec: PreprocessingSpec) -> list[tuple[Path, int]]:
+    """`files` without .DS_Store and the like, and without pictures whose pixels turn out to be broken."""
+
+    def is_sound(item: tuple[Path, int]) -> bool:
+        try:
+            preprocess(item[0].read_bytes(), spec, LIMITS)
+        except (ApertureError, OSError):
+            return False
+        return True
+
+    # Every pixel, not only the headers: a file that breaks in the last epoch would take the whole training with it.
+    with ThreadPoolExecutor() as pool:
+        sound = list(tqdm(pool.map(is_sound, files), total=len(files), desc="checking", mininterval=5))
+    refused = [path for (path, _), is_kept in zip(files, sound, strict=True) if not is_kept]
+    if refused:
+        print(f"Skipped files that the service would refuse: {len(refused)}, the first {refused[0]}")
+    return [item for item, is_kept in zip(files, sound, strict=True) if is_kept]
+
+
+def _refuse_gaps(labels: tuple[str, ...], trained: Container[int], held_out: int) -> None:
+    for index, label in enumerate(labels):
+        if index not in trained:
+            raise SystemExit(f"Class {label!r} has no picture to train on; add some, of which a tenth is held out.")
+    if held_out == 0:
+        raise SystemExit("No picture is held out for the final accuracy, which takes about a tenth; add more pictures.")
 
 
 def _is_held_out(path: Path) -> bool:

@@ -5,6 +5,7 @@ must be one of Serve's schema, `args:` must be valid Settings, every deployment 
 rules that join the two halves must hold. The first fault of each file is said in one sentence.
 """
 
+import pkgutil
 import sys
 import types
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from ray.serve._private.constants import DEFAULT_MAX_ONGOING_REQUESTS
 from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDeploySchema
 
 from deployments.errors import ConfigError
@@ -19,8 +21,6 @@ from deployments.settings import RESERVED_NAMES, LiveSettings, Settings, check_b
 
 APPLICATION_NAME = "aperture"
 IMPORT_PATH = "graph:build"
-# Serve's own default, for a deployment whose config does not say it.
-DEFAULT_MAX_ONGOING_REQUESTS: int = DeploymentSchema.model_fields["max_ongoing_requests"].default
 
 
 def main(paths: list[str]) -> int:
@@ -38,7 +38,7 @@ def main(paths: list[str]) -> int:
 def check_config(path: Path) -> ServeDeploySchema:
     """The validated config. Raises ConfigError with one sentence."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_EachKeyOnce)
     except OSError as err:
         raise ConfigError(f"The config {str(path)!r} cannot be read: {err.strerror}.") from err
     except (yaml.YAMLError, UnicodeDecodeError) as err:
@@ -49,9 +49,28 @@ def check_config(path: Path) -> ServeDeploySchema:
     except ValidationError as err:
         fault = err.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
-        raise ConfigError(f"The key {where!r} has the value {fault['input']!r}: {fault['msg']}.") from None
+        # Some of Serve's own messages are two sentences.
+        reason = fault["msg"].removesuffix(".").replace(". ", "; ")
+        raise ConfigError(f"The key {where!r} has the value {fault['input']!r}: {reason}.") from None
+    _check_proxies(config)
     _check_application(config)
     return config
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice; YAML's own loader would keep the last and drop the others."""
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: list[object] = []
+        for key, _ in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise ConfigError(
+                    f"The key {key.value!r} on line {line} is there already; a mapping has each key once."
+                )
+            seen.append(key.value)
+        return node
 
 
 def refuse_unknown_keys(value: object, annotation: Any, where: str) -> None:
@@ -79,6 +98,22 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
+def _check_proxies(config: ServeDeploySchema) -> None:
+    for options, port in (("http_options", config.http_options.port), ("grpc_options", config.grpc_options.port)):
+        if not 1 <= port <= 65535:
+            raise ConfigError(f"The key '{options}.port' has the value {port}; it must be between 1 and 65535.")
+    for servicer in config.grpc_options.grpc_servicer_functions:
+        try:
+            known = callable(pkgutil.resolve_name(servicer))
+        except (ImportError, AttributeError, ValueError):
+            known = False
+        if not known:
+            raise ConfigError(
+                f"The key 'grpc_options.grpc_servicer_functions' has the value {servicer!r}, which cannot be imported; "
+                f"each must be the path of a function, such as package.module.add_Servicer_to_server."
+            )
+
+
 def _check_application(config: ServeDeploySchema) -> None:
     if len(config.applications) != 1:
         count = len(config.applications)
@@ -86,6 +121,8 @@ def _check_application(config: ServeDeploySchema) -> None:
     application = config.applications[0]
     if application.name != APPLICATION_NAME or application.import_path != IMPORT_PATH:
         raise ConfigError(f"The application must be named {APPLICATION_NAME!r} with import_path {IMPORT_PATH!r}.")
+    if application.route_prefix != "/":
+        raise ConfigError(f"The application's route_prefix is {application.route_prefix!r}; clients need it to be '/'.")
     settings = Settings.model_validate(application.args)
     _check_deployments(application, settings)
 
@@ -93,10 +130,18 @@ def _check_application(config: ServeDeploySchema) -> None:
 def _check_deployments(application: ServeApplicationSchema, settings: Settings) -> None:
     models = {model.name: model for model in settings.models}
     known = (*RESERVED_NAMES, *models)
+    configured: dict[str, DeploymentSchema] = {}
     for deployment in application.deployments:
         if deployment.name not in known:
             raise ConfigError(f"There is no deployment {deployment.name!r}; this graph has {', '.join(known)}.")
-    configured = {deployment.name: deployment for deployment in application.deployments}
+        if deployment.name in configured:
+            raise ConfigError(f"deployments has two entries named {deployment.name!r}; each deployment may have one.")
+        if deployment.is_autoscaling_configured() and settings.gathering is not None:
+            raise ConfigError(
+                f"Deployment {deployment.name!r} is autoscaled by calls in flight, each of which may carry many "
+                f"images; set gathering to null in args."
+            )
+        configured[deployment.name] = deployment
     for name, model in models.items():
         stated = configured[name].model_dump(exclude_unset=True) if name in configured else {}
         check_batch_can_fill(model, stated.get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS))

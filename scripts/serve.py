@@ -1,9 +1,10 @@
 """Starts `serve run CONFIG`, says when it is ready and what to try next: `python -m scripts.serve configs/local.yaml`.
 
 Serve's own command never says that it is ready and never ends when the application fails to deploy; this one does both.
-Ctrl-C stops everything that it started.
+Ctrl-C, or closing the terminal, stops everything that it started.
 """
 
+import errno
 import json
 import os
 import signal
@@ -20,17 +21,19 @@ from ray.serve.schema import ServeDeploySchema
 
 from deployments.errors import ConfigError
 from scripts.check_config import check_config
+from scripts.ray_env import production_profile
 
-RAY_ENV = Path("configs/ray.env")
-# Serve keeps a stopping Ingress for half a minute, until load balancers have noticed. On one machine there are none,
-# and Ctrl-C would take that long.
-NO_DRAINING = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1", "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1"}
 # Where HAProxy tells its state, with the variables that move them (ray.serve._private.constants).
 HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
+# Ray's dashboard with Serve's REST API (ray._private.ray_constants).
+DASHBOARD_PORT = 8265
+ON_THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 SAMPLE_PICTURE = "examples/pictures/heart.jpg"
 POLL_S = 0.5
 # The first start on a cold disk, with a download of weights, takes minutes; nothing takes longer than this.
 READY_TIMEOUT_S = 900.0
+# Serve itself says after 30 s in the same state what a deployment lacks.
+STILL_S = 30.0
 STOP_TIMEOUT_S = 60.0
 CONFIG_ERROR = f"{ConfigError.__module__}.{ConfigError.__name__}: "
 SERVE = Path(sys.executable).with_name("serve")
@@ -40,13 +43,14 @@ def main() -> int:
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "configs/local.yaml")
     try:
         config = check_config(path)
-        environment = {**_production_profile(config), **os.environ}
+        environment = {**production_profile(on_one_machine=config.http_options.host in ON_THIS_MACHINE), **os.environ}
         _refuse_taken_ports(config, environment)
     except ConfigError as err:
         print(f"{path}: {err}", file=sys.stderr)
         return 1
+    dashboard = _dashboard(environment)
     server = _start(path, environment)
-    problem = _await_ready(server, config)
+    problem = _await_ready(server, config, dashboard)
     if problem is not None:
         print(f"\nNot ready: {problem}", file=sys.stderr)
         _stop(server)
@@ -54,49 +58,75 @@ def main() -> int:
     return server.wait()
 
 
-def _production_profile(config: ServeDeploySchema) -> dict[str, str]:
-    """The variables of configs/ray.env; none where HAProxy does not come with Ray."""
-    if sys.platform != "linux":
-        return {}
-    lines = (line.strip() for line in RAY_ENV.read_text().splitlines())
-    profile = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    return {**NO_DRAINING, **profile} if config.http_options.host == "127.0.0.1" else profile
-
-
 def _start(path: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
     server: subprocess.Popen[bytes] | None = None
+    stopped = False
 
     def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
         if server is not None and server.poll() is None:
             server.send_signal(signal.SIGINT)
 
+    # Under `nohup` the hang-up of the terminal is ignored, and stays so.
+    hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
     # Before the start: a child inherits an ignored SIGINT, as a shell's background jobs have it, but not a handled one.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, *hang_up):
         signal.signal(number, stop)
     # A session of its own, so that Ctrl-C reaches Serve once, from us, and not each of its processes as well.
     server = subprocess.Popen([SERVE, "run", path], env=environment, start_new_session=True)
+    if stopped:  # While it started.
+        stop()
     return server
 
 
-def _await_ready(server: "subprocess.Popen[bytes]", config: ServeDeploySchema) -> str | None:
+def _await_ready(server: "subprocess.Popen[bytes]", config: ServeDeploySchema, dashboard: str | None) -> str | None:
     """None once every model is warm; else why that will not happen."""
-    print(f"Starting Ray and {config.applications[0].name}; this takes some twenty seconds ...", flush=True)
-    base_url, started, shown = _base_url(config), time.monotonic(), ""
+    name = config.applications[0].name
+    print(f"Starting Ray and {name}; this takes some twenty seconds ...", flush=True)
+    base_url, started, progress = _base_url(config), time.monotonic(), _Progress()
     while time.monotonic() - started < READY_TIMEOUT_S:
         if server.poll() is not None:
             return f"serve run ended with status {server.returncode}."
         if _status_of(f"{base_url}/v2/health/ready") == 200:
             _say_what_to_try(base_url, time.monotonic() - started)
             return None
-        application = _application(config.applications[0].name)
-        state = application.get("status", "")
-        if state == "DEPLOY_FAILED":
+        application = _application(dashboard, name) if dashboard is not None else {}
+        if application.get("status") == "DEPLOY_FAILED":
             return _reason(application)
-        if state != shown:
-            print(f"[{time.monotonic() - started:4.0f} s] the application is {state or 'not there yet'}", flush=True)
-            shown = state
+        progress.say(application)
         time.sleep(POLL_S)
     return f"no answer within {READY_TIMEOUT_S:.0f} s."
+
+
+class _Progress:
+    """Says each new state of the application, and again and again what keeps it in the same one."""
+
+    def __init__(self) -> None:
+        self._started = self._said = time.monotonic()
+        self._state = ""
+
+    def say(self, application: dict[str, Any]) -> None:
+        now, state = time.monotonic(), application.get("status", "")
+        if state != self._state:
+            lines = [f"the application is {state or 'not there yet'}"]
+        elif state != "RUNNING" and now - self._said >= STILL_S:
+            lines = _unhealthy(application)
+        else:
+            return
+        for line in lines:
+            print(f"[{now - self._started:4.0f} s] {line}", flush=True)
+        self._state, self._said = state, now
+
+
+def _unhealthy(application: dict[str, Any]) -> list[str]:
+    """One line for each deployment that the application waits for."""
+    lines = []
+    for name, deployment in application.get("deployments", {}).items():
+        if deployment["status"] != "HEALTHY":
+            message = _own_sentence(deployment["message"]) or " ".join(deployment["message"].split())
+            lines.append(f"{name} is {deployment['status']}: {message or 'Serve gives no reason yet'}")
+    return lines
 
 
 def _say_what_to_try(base_url: str, took_s: float) -> None:
@@ -109,11 +139,12 @@ def _say_what_to_try(base_url: str, took_s: float) -> None:
 
 
 def _base_url(config: ServeDeploySchema) -> str:
-    host = config.http_options.host
-    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{config.http_options.port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.http_options.host, config.http_options.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{config.http_options.port}"
 
 
 def _refuse_taken_ports(config: ServeDeploySchema, environment: dict[str, str]) -> None:
+    host = config.http_options.host
     ports = {f"{config.http_options.port} for HTTP": config.http_options.port}
     if config.grpc_options.grpc_servicer_functions:
         ports[f"{config.grpc_options.port} for gRPC"] = config.grpc_options.port
@@ -122,16 +153,28 @@ def _refuse_taken_ports(config: ServeDeploySchema, environment: dict[str, str]) 
             port = int(environment.get(variable, default))
             ports[f"{port} for HAProxy's figures ({variable})"] = port
     for description, port in ports.items():
-        if _is_taken(config.http_options.host, port):
+        try:
+            taken = _is_taken(host, port)
+        except OSError as err:
+            raise ConfigError(
+                f"Port {description} cannot be opened on http_options.host {host!r} ({err.strerror}); the host must be "
+                f"an address of this machine, and the port one that this user may open."
+            ) from err
+        if taken:
             raise ConfigError(f"Port {description} is taken by another program; stop that, or set another port.")
 
 
 def _is_taken(host: str, port: int) -> bool:
-    with socket.socket() as probe:
+    """Raises OSError if the port cannot be opened for any other reason."""
+    # As bytes, so that a name that cannot be one is an OSError too, and not a UnicodeError.
+    family, kind, _, _, address = socket.getaddrinfo(host.encode(), port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
-        except OSError:
+            probe.bind(address)
+        except OSError as err:
+            if err.errno != errno.EADDRINUSE:
+                raise
             return True
     return False
 
@@ -146,10 +189,19 @@ def _status_of(url: str) -> int | None:
         return None
 
 
-def _application(name: str) -> dict[str, Any]:
+def _dashboard(environment: dict[str, str]) -> str | None:
+    """Where Ray's dashboard will be; None if it will evade another program, to a port that it tells only its log."""
+    address = environment.get("RAY_DASHBOARD_ADDRESS")
+    # At RAY_ADDRESS there is a cluster already, and its dashboard is what holds the port.
+    if address is None and "RAY_ADDRESS" not in environment and _is_taken("127.0.0.1", DASHBOARD_PORT):
+        print(f"Port {DASHBOARD_PORT} of Ray's dashboard is taken, so if the start fails, only Serve's log says why.")
+        return None
+    return address or f"http://127.0.0.1:{DASHBOARD_PORT}"
+
+
+def _application(dashboard: str, name: str) -> dict[str, Any]:
     """The application as the dashboard's REST API describes it; empty before the dashboard is up."""
-    address = os.environ.get("RAY_DASHBOARD_ADDRESS", "http://127.0.0.1:8265")
-    request = urllib.request.Request(f"{address}/api/serve/applications/", headers=_authorization())
+    request = urllib.request.Request(f"{dashboard}/api/serve/applications/", headers=_authorization())
     try:
         with urllib.request.urlopen(request, timeout=2) as response:
             application: dict[str, Any] = json.load(response)["applications"].get(name, {})
@@ -165,13 +217,15 @@ def _authorization() -> dict[str, str]:
 
 
 def _reason(application: dict[str, Any]) -> str:
-    """Our own sentence at the end of the traceback that Serve reports, of the build or of a constructor."""
     messages = [application["message"], *(each["message"] for each in application["deployments"].values())]
-    for message in messages:
-        lines = [line for line in message.splitlines() if line.startswith(CONFIG_ERROR)]
-        if lines:
-            return str(lines[-1].removeprefix(CONFIG_ERROR))
-    return f"the application failed to deploy: {messages[0]}"
+    sentences = (_own_sentence(message) for message in messages)
+    return next(filter(None, sentences), f"the application failed to deploy: {messages[0]}")
+
+
+def _own_sentence(message: str) -> str | None:
+    """The ConfigError at the end of the traceback that Serve reports, of the build or of a constructor."""
+    lines = [line for line in message.splitlines() if line.startswith(CONFIG_ERROR)]
+    return lines[-1].removeprefix(CONFIG_ERROR) if lines else None
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:

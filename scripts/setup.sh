@@ -2,10 +2,17 @@
 # Makes .venv with the pinned packages of pyproject.toml. Safe to run again: it only does what is missing.
 set -eu
 cd "$(dirname "$0")/.."
+root=$(pwd -P)
 
 in_range='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
 
-if ! .venv/bin/python -c "$in_range" 2>/dev/null; then
+# A .venv without pip was interrupted, or made without Debian's python3-venv. One whose commands name another Python came
+# here with a checkout that was moved or copied.
+is_usable() {
+    .venv/bin/python -c "$in_range" && .venv/bin/python -m pip --version && grep -qF "$root/.venv/bin/" .venv/bin/pip
+}
+
+if ! is_usable >/dev/null 2>&1; then
     python=
     for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
         if "$candidate" -c "$in_range" 2>/dev/null; then
@@ -30,4 +37,5 @@ if ! .venv/bin/python -m pip install --disable-pip-version-check --editable '.[d
     echo "The packages could not be installed; the reason stands above." >&2
     exit 1
 fi
-touch .venv/installed
+# The Makefile compares it with where the checkout is now.
+echo "$root" >.venv/installed

@@ -4,6 +4,8 @@ import socket
 import time
 from collections.abc import Callable
 
+import httpx
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -17,3 +19,11 @@ def await_condition(condition: Callable[[], bool], timeout_s: float, what: str) 
         if time.monotonic() > deadline:
             raise TimeoutError(f"Not within {timeout_s:.0f} s: {what}")
         time.sleep(0.1)
+
+
+def is_ready(url: str) -> bool:
+    """Whether the service at `url` says that every model is warm."""
+    try:
+        return httpx.get(f"{url}/v2/health/ready").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -50,11 +50,32 @@ def load_source(settings: ModelSettings) -> ModelSource:
     return _from_torchvision(settings, settings.architecture, settings.weights)
 
 
+def pretrained_state(architecture: str) -> State:
+    """The best of torchvision's weights, under the names of its own module. Raises as `load_source`."""
+    _require_classifier(architecture)
+    return _pretrained(architecture, torchvision.models.get_model_weights(architecture)["DEFAULT"]).state_dict()
+
+
+def read_state(path: Path) -> State:
+    """The tensors in a file; of a checkpoint, whatever else it holds under their names. Raises as `load_source`."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, RuntimeError, EOFError) as err:
+        raise ConfigError(f"The weights file {str(path)!r} cannot be read: {_first_sentence(err)}.") from err
+    except Exception as err:  # UnpicklingError, whose text recommends weights_only=False, or a broken archive
+        raise _not_plain(path) from err
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise _not_plain(path)
+    return state
+
+
 def _from_directory(path: str) -> ModelSource:
     found = find_version(path)
     manifest = found.manifest
     module = _build(
-        manifest.architecture, len(manifest.labels), _read_state(found.weights_path), str(found.weights_path)
+        manifest.architecture, len(manifest.labels), read_state(found.weights_path), str(found.weights_path)
     )
     return ModelSource(module, manifest.architecture, found.version, manifest.labels, manifest.preprocessing)
 
@@ -65,7 +86,7 @@ def _from_file(settings: ModelSettings, architecture: str, weights: str) -> Mode
     labels = read_labels(settings.labels)
     if not Path(weights).is_file():
         raise ConfigError(f"The weights file {weights!r} of model {settings.name!r} does not exist.")
-    module = _build(architecture, len(labels), _read_state(Path(weights)), weights)
+    module = _build(architecture, len(labels), read_state(Path(weights)), weights)
     return ModelSource(module, architecture, PRETRAINED_VERSION, labels, settings.preprocessing or PreprocessingSpec())
 
 
@@ -142,20 +163,6 @@ def _spec_of(transforms: Any) -> PreprocessingSpec:
         mean=tuple(transforms.mean),
         std=tuple(transforms.std),
     )
-
-
-def _read_state(path: Path) -> State:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state: State = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError) as err:
-        raise ConfigError(f"The weights file {str(path)!r} cannot be read: {_first_sentence(err)}.") from err
-    except Exception as err:  # UnpicklingError, whose text recommends weights_only=False, or a broken archive
-        raise _not_plain(path) from err
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise _not_plain(path)
-    return state
 
 
 def _not_plain(path: Path) -> ConfigError:

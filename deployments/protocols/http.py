@@ -1,5 +1,6 @@
 """What every HTTP route shares: the body limit, the request id, Server-Timing, and errors as JSON."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -13,27 +14,32 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.errors import ApertureError, BodyTooLarge
+from deployments.errors import ApertureError, BodyTooLarge, DeadlineExceeded
 from deployments.messages import Answer
 from deployments.settings import Limits
 
 logger = logging.getLogger("ray.serve")
 
+# What Server-Timing tells besides the total; zero for what a request did not reach.
+STAGES = ("admission", "preprocess", "queue", "inference")
 # HTTP's own refusals, made by the router, in the words of our error bodies.
 ROUTER_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 def asgi_app(routes: Sequence[BaseRoute], limits: Limits, request_id: Callable[[], str]) -> Starlette:
     """The routes behind the envelope. `request_id` names the request that is being handled."""
-    return Starlette(
+    app = Starlette(
         routes=list(routes),
         middleware=[Middleware(Envelope, limits=limits, request_id=request_id)],
         exception_handlers={ApertureError: _render_error, HTTPException: _render_router_error},
     )
+    # curl does not follow redirects unless told to, and would show nothing.
+    app.router.redirect_slashes = False
+    return app
 
 
 class Envelope:
-    """Bounds the body on the way in, adds Server-Timing on the way out, and contains any failure.
+    """Bounds the body and the time on the way in, adds Server-Timing on the way out, and contains any failure.
 
     Serve itself puts the request's id into x-request-id.
     """
@@ -48,7 +54,7 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         request_id, started = self._request_id(), time.monotonic()
-        scope.setdefault("state", {}).update(request_id=request_id, started=started, stages={})
+        scope.setdefault("state", {}).update(request_id=request_id, started=started, stages=dict.fromkeys(STAGES, 0.0))
         responding = False
 
         async def send_with_headers(message: Message) -> None:
@@ -59,15 +65,20 @@ class Envelope:
                 headers["server-timing"] = _server_timing(scope["state"]["stages"], time.monotonic() - started)
             await send(message)
 
+        error: ApertureError | None = None
         try:
-            await self._app(scope, _bounded(scope, receive, self._limits.max_body_bytes), send_with_headers)
+            # The whole request, so that a body that trickles in does not hold its place for ever.
+            async with asyncio.timeout(self._limits.request_timeout_s):
+                await self._app(scope, _bounded(scope, receive, self._limits.max_body_bytes), send_with_headers)
+        except TimeoutError:
+            error = DeadlineExceeded(f"No answer within {self._limits.request_timeout_s:g} s.")
         except ClientDisconnect:
             logger.info("The client of request %s left before its body was complete", request_id)
         except Exception:
             logger.exception("Request %s failed", request_id)
-            if not responding:
-                error = ApertureError("The request failed because of an internal error.")
-                await error_response(error, request_id)(scope, receive, send_with_headers)
+            error = ApertureError("The request failed because of an internal error.")
+        if error is not None and not responding:
+            await error_response(error, request_id)(scope, receive, send_with_headers)
 
 
 def record_stages(request: Request, admission_s: float, answers: Sequence[Answer | ApertureError]) -> None:

@@ -9,18 +9,17 @@
 Python handles get the same answers as dicts.
 """
 
-import asyncio
 import base64
 import binascii
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, cast
 
 import numpy as np
 from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -48,7 +47,7 @@ def routes(plane: DataPlane) -> list[Route]:
 def render_one(answer: Answer, top_k: int, request_id: str) -> dict[str, Any]:
     return {
         "model": answer.info.name,
-        "version": answer.version,
+        "version": answer.info.version,
         "predictions": _top(answer, top_k),
         "request_id": request_id,
     }
@@ -64,13 +63,6 @@ def render_many(
         for answer in answers
     ]
     return {"model": info.name, "version": info.version, "results": results, "request_id": request_id}
-
-
-def checked_input(value: object) -> ImageInput:
-    """`value` if it is an image in a form that the graph takes. Raises BadRequest."""
-    if isinstance(value, bytes | np.ndarray):
-        return value
-    raise BadRequest(f"An image must be bytes or a uint8 array of shape (H, W, 3), not {type(value).__name__}.")
 
 
 def checked_top_k(top_k: object) -> int:
@@ -90,34 +82,42 @@ async def _predict_one(plane: DataPlane, request: Request, image: bytes) -> Resp
 
 
 async def _predict_multipart(plane: DataPlane, request: Request) -> Response:
-    names, images = [], []
-    _check_complete(request.headers["content-type"], await request.body())
-    try:
-        async with request.form() as parts:
-            for _, part in parts.multi_items():
-                if isinstance(part, UploadFile):
-                    names.append(part.filename)
-                    images.append(await part.read())
-    except HTTPException as err:
-        raise BadRequest(f"The multipart body is malformed: {err.detail}") from err
-    if not images:
+    files = await _files_in(request.headers["content-type"], await request.body())
+    if not files:
         raise BadRequest("The multipart body has no file.")
-    body = await _render_all(plane, request, images)
-    body["results"] = [{"filename": name, **result} for name, result in zip(names, body["results"], strict=True)]
+    plane.check_count(len(files))
+    body = await _render_all(plane, request, [content for _, content in files])
+    body["results"] = [{"filename": name, **result} for (name, _), result in zip(files, body["results"], strict=True)]
     return JSONResponse(body)
 
 
-def _check_complete(content_type: str, body: bytes) -> None:
-    # The parser drops a last file whose end is missing, and the answer would have a result too few.
+async def _files_in(content_type: str, body: bytes) -> list[tuple[str | None, bytes]]:
+    """File names and contents, in the order sent. Raises BadRequest."""
     _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary")
-    if boundary is not None and b"--" + boundary + b"--" not in body:
+    boundary = options.get(b"boundary", b"")
+    # The parser drops a last file whose end is missing, and the answer would have a result too few.
+    if boundary and b"--" + boundary + b"--" not in body:
         raise BadRequest("The multipart body ends before its closing boundary.")
+
+    async def whole_body() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    # The boundary alone: a charset, which HTML forms do not send, could name any of Python's codecs.
+    headers = Headers(raw=[(b"content-type", b'multipart/form-data; boundary="%s"' % boundary if boundary else b"")])
+    parser = MultiPartParser(headers, whole_body())
+    parser.spool_max_size = len(body) + 1  # The body is in memory already; nothing is to go to a disk.
+    try:
+        form = await parser.parse()
+    except MultiPartException as err:
+        raise BadRequest(f"The multipart body is malformed: {err.message}") from err
+    try:
+        return [(part.filename, await part.read()) for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    finally:
+        await form.close()
 
 
 async def _predict_json(plane: DataPlane, request: Request) -> Response:
-    # A thread, because ten megabytes of JSON hold the event loop for a tenth of a second.
-    body = await asyncio.to_thread(_parse_object, await request.body())
+    body = _parse_object(await request.body())
     forms = [key for key in ("image", "images", "input_data") if key in body]
     if len(forms) != 1:
         raise BadRequest(
@@ -128,12 +128,13 @@ async def _predict_json(plane: DataPlane, request: Request) -> Response:
     if forms == ["images"]:
         if not isinstance(body["images"], list) or not body["images"]:
             raise BadRequest("images must be a list with at least one base64 string.")
-        return JSONResponse(await _render_all(plane, request, [_decode_base64(item) for item in body["images"]]))
+        plane.check_count(len(body["images"]))
+        return JSONResponse(await _render_all(plane, request, [_decoded(item) for item in body["images"]]))
     return await _predict_arrays(plane, request, body["input_data"])
 
 
 async def _predict_arrays(plane: DataPlane, request: Request, input_data: object) -> Response:
-    images = await asyncio.to_thread(_pixels_from_floats, input_data)
+    images = _pixels_from_floats(input_data)
     answers = await _classify(plane, request, images)
     rows = []
     for answer in answers:
@@ -143,12 +144,16 @@ async def _predict_arrays(plane: DataPlane, request: Request, input_data: object
     return JSONResponse({"output": rows})
 
 
-async def _render_all(plane: DataPlane, request: Request, images: Sequence[ImageInput]) -> dict[str, Any]:
+async def _render_all(
+    plane: DataPlane, request: Request, images: Sequence[ImageInput | ApertureError]
+) -> dict[str, Any]:
     answers = await _classify(plane, request, images)
     return render_many(answers, plane.info_of(_model(request)), _top_k(request), request.state.request_id)
 
 
-async def _classify(plane: DataPlane, request: Request, images: Sequence[ImageInput]) -> list[Answer | ApertureError]:
+async def _classify(
+    plane: DataPlane, request: Request, images: Sequence[ImageInput | ApertureError]
+) -> list[Answer | ApertureError]:
     _top_k(request)  # A bad parameter is refused before it costs a decode.
     admission_s = time.monotonic() - request.state.started
     answers = await plane.classify(images, _model(request))
@@ -184,11 +189,20 @@ def _parse_object(body: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", parsed)
 
 
+def _decoded(text: object) -> bytes | BadRequest:
+    """The image, or in its place among others the reason why it is none."""
+    try:
+        return _decode_base64(text)
+    except BadRequest as refusal:
+        return refusal
+
+
 def _decode_base64(text: object) -> bytes:
     if not isinstance(text, str) or not text:
         raise BadRequest("An image in JSON must be a base64 string.")
     try:
-        return base64.b64decode(text, validate=True)
+        # Without the line breaks of `base64 FILE` and of MIME.
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as err:
         raise BadRequest("An image in JSON must be a base64 string; this one has other characters or padding.") from err
 
@@ -197,7 +211,10 @@ def _pixels_from_floats(input_data: object) -> list[Pixels]:
     """float (3, H, W) or (N, 3, H, W) in [0, 1] as a list of uint8 (H, W, 3), rounded to the nearest level."""
     try:
         with np.errstate(over="ignore"):  # What float32 cannot hold becomes infinite, and is refused below.
-            values = np.asarray(input_data, dtype=np.float32)
+            values = np.asarray(input_data)
+            if values.dtype.kind not in "fiu":  # Strings and booleans would be converted, too.
+                raise TypeError(values.dtype)
+            values = values.astype(np.float32)
     except (ValueError, TypeError, OverflowError) as err:
         raise BadRequest("input_data must be a rectangular list of numbers.") from err
     batch = values[None] if values.ndim == 3 else values

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ ENVIRONMENT = {
 
 
 class Service:
-    """`make serve` with its output collected as it comes."""
+    """A command that serves `config`, by default that of `make serve`, with its output collected as it comes."""
 
-    def __init__(self, config: Path) -> None:
+    def __init__(self, config: Path, command: Sequence[str] = (sys.executable, "-m", "scripts.serve")) -> None:
         self.url = f"http://127.0.0.1:{yaml.safe_load(config.read_text())['http_options']['port']}"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "scripts.serve", str(config)],
+            [*command, str(config)],
             cwd=ROOT,
             env=ENVIRONMENT,
             stdout=subprocess.PIPE,

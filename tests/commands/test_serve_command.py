@@ -1,17 +1,21 @@
 """The commands of the README as a newcomer types them: real processes, real ports, a cluster of their own."""
 
+import errno
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
-from tests.awaiting import await_condition
+from scripts import serve
+from tests.awaiting import await_condition, is_ready
 from tests.commands.conftest import ENVIRONMENT, READY_TIMEOUT_S, ROOT, Service, write_config
 
 
@@ -35,6 +39,17 @@ def test_ctrl_c_stops_it_cleanly(service: Service) -> None:
     assert "Traceback" not in service.output
 
 
+def test_plain_serve_run_serves_the_same(tmp_path: Path) -> None:
+    service = Service(write_config(tmp_path), [str(Path(sys.executable).with_name("serve")), "run"])
+    try:
+        await_condition(lambda: is_ready(service.url), READY_TIMEOUT_S, "every model is warm")
+        picture = (ROOT / "examples/pictures/heart.jpg").read_bytes()
+        answer = httpx.post(f"{service.url}/predict", content=picture, timeout=30).json()
+        assert answer["predictions"][0]["label"] == "heart"
+    finally:
+        assert service.stop() == 0
+
+
 def test_a_model_that_is_not_there_ends_the_command_with_one_sentence(tmp_path: Path) -> None:
     service = Service(write_config(tmp_path, path="models/absent"))
     await_condition(lambda: "Not ready: " in service.output, READY_TIMEOUT_S, "it gives up")
@@ -54,6 +69,83 @@ def test_a_taken_port_is_said_in_one_sentence(tmp_path: Path) -> None:
         result.stderr
         == f"{config}: Port {port} for HTTP is taken by another program; stop that, or set another port.\n"
     )
+
+
+def test_a_taken_port_of_an_ipv6_host_is_seen(tmp_path: Path) -> None:
+    if not is_ipv6_here():
+        pytest.skip("This machine has no ::1.")
+    config = write_config(tmp_path)
+    content = yaml.safe_load(config.read_text())
+    content["http_options"]["host"] = "::1"
+    config.write_text(yaml.safe_dump(content))
+    with socket.socket(socket.AF_INET6) as other:
+        other.bind(("::1", content["http_options"]["port"]))
+        other.listen()
+        result = run_serve(config)
+    assert result.returncode == 1
+    assert "for HTTP is taken by another program" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [("no-such-host.invalid", ""), ("127.0.0..1", ""), ("192.0.2.1", "Cannot assign requested address")],
+    ids=["unknown", "misspelt", "of another machine"],
+)
+def test_a_host_that_cannot_be_listened_on_is_not_called_a_taken_port(tmp_path: Path, host: str, reason: str) -> None:
+    config = write_config(tmp_path)
+    content = yaml.safe_load(config.read_text())
+    content["http_options"]["host"] = host
+    config.write_text(yaml.safe_dump(content))
+    result = run_serve(config)
+    assert result.returncode == 1
+    assert f"for HTTP cannot be opened on http_options.host {host!r} ({reason}" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_whatever_stops_the_command_interrupts_serve(tmp_path: Path, number: signal.Signals) -> None:
+    config, stand_in = write_config(tmp_path), tmp_path / "serve"
+    stand_in.write_text("#!/bin/sh\ntrap 'echo interrupted; exit 3' INT\necho started\nwhile :; do sleep 0.1; done\n")
+    stand_in.chmod(0o755)
+    start = "import pathlib, sys; from scripts import serve; serve.SERVE = pathlib.Path(sys.argv.pop()); serve.main()"
+    command = [sys.executable, "-c", start, str(config), str(stand_in)]
+    environment = {**ENVIRONMENT, "RAY_DASHBOARD_ADDRESS": "http://127.0.0.1:1"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        while process.stdout.readline() != "started\n":
+            assert process.poll() is None
+        process.send_signal(number)
+        assert "interrupted" in process.communicate(timeout=30)[0]
+
+
+def test_waiting_in_one_state_says_what_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = {"status": "UPDATING", "message": "1 replicas\nthat wait for a GPU."}
+    deployments = {"Ingress": {"status": "HEALTHY", "message": ""}, "resnet50": lacking}
+    application = {"status": "DEPLOYING", "message": "", "deployments": deployments}
+    progress = serve._Progress()
+    for still_s in (serve.STILL_S, serve.STILL_S, 0.0):
+        monkeypatch.setattr(serve, "STILL_S", still_s)
+        progress.say(application)
+    state, waiting = capsys.readouterr().out.splitlines()
+    assert state.endswith("the application is DEPLOYING")
+    assert waiting.endswith("resnet50 is UPDATING: 1 replicas that wait for a GPU.")
+
+
+def test_a_dashboard_of_others_is_not_asked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setattr(serve, "DASHBOARD_PORT", port)
+        assert serve._dashboard({}) is None
+        assert f"Port {port} of Ray's dashboard is taken" in capsys.readouterr().out
+        # Unless the user has named the cluster.
+        assert serve._dashboard({"RAY_ADDRESS": "auto"}) == f"http://127.0.0.1:{port}"
+        assert serve._dashboard({"RAY_DASHBOARD_ADDRESS": "http://head:1"}) == "http://head:1"
 
 
 @pytest.mark.parametrize(
@@ -98,6 +190,34 @@ def test_setup_says_which_python_it_needs(tmp_path: Path, script: str | None, se
     assert sentence in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("options", [["--without-pip"], []], ids=["without pip", "of a moved checkout"])
+def test_setup_says_what_it_does_with_an_unusable_venv(tmp_path: Path, options: list[str]) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    (old / "scripts").mkdir(parents=True)
+    (old / "scripts/setup.sh").write_text((ROOT / "scripts/setup.sh").read_text())
+    subprocess.run([sys.executable, "-m", "venv", *options, str(old / ".venv")], check=True)
+    if not options:
+        old.rename(new)
+    # A Python that is in range, and cannot make a venv.
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$1" = -c ]\n')
+    python.chmod(0o755)
+    result = subprocess.run(
+        ["sh", "scripts/setup.sh"],
+        cwd=old if options else new,
+        env={"PATH": "/usr/bin:/bin", "PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert result.stderr == "Python's venv module is incomplete here; on Debian: apt install python3-venv.\n"
+
+
+def is_ipv6_here() -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        return probe.connect_ex(("::1", 1)) in (0, errno.ECONNREFUSED)
 
 
 def run_serve(config: Path) -> "subprocess.CompletedProcess[str]":

@@ -1,15 +1,9 @@
 """One local Ray cluster and one deployed graph for all tests of this directory: configs/local.yaml on free ports."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-# Before ray is imported: it reads these at import time, and the processes that it starts inherit them.
-os.environ["RAY_AUTH_MODE"] = "disabled"
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S"] = "1"
 
 import httpx
 import pytest
@@ -19,7 +13,7 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
-from tests.awaiting import await_condition, free_port
+from tests.awaiting import await_condition, free_port, is_ready
 from tests.reference import Reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +70,7 @@ def cluster() -> Iterator[Graph]:
 def graph(cluster: Graph) -> Graph:
     """The application of `graph_config`, every model warm."""
     deploy(graph_config())
-    await_condition(lambda: _is_ready(cluster.url), DEPLOY_TIMEOUT_S, "every model is warm")
+    await_condition(lambda: is_ready(cluster.url), DEPLOY_TIMEOUT_S, "every model is warm")
     return cluster
 
 
@@ -89,10 +83,3 @@ def client(graph: Graph) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="session")
 def reference() -> Reference:
     return Reference(ROOT / "models/shapes")
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/v2/health/ready").status_code == 200
-    except httpx.TransportError:
-        return False

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ray import serve
 
 from tests.awaiting import await_condition
@@ -76,6 +78,8 @@ def application(graph: Graph) -> Iterator[Application]:
     yield {**local_config()["applications"][0], "name": NAME, "route_prefix": "/failing"}
     deploy(graph_config())
     await_condition(lambda: NAME not in serve.status().applications, DEPLOY_TIMEOUT_S, "it is deleted")
+    # The proxies hear of it later, and until then gRPC calls would have to say which application they mean.
+    await_condition(lambda: answers_grpc(graph.grpc_address), DEPLOY_TIMEOUT_S, "gRPC has one application")
 
 
 @pytest.mark.parametrize(("change", "sentence"), FAILURES)
@@ -92,6 +96,15 @@ def test_the_deployment_fails_with_one_sentence(
     lines = [line for report in reports for line in report.splitlines() if line.startswith("deployments.errors")]
     assert lines
     assert all(line.startswith("deployments.errors.ConfigError: ") and sentence in line for line in lines)
+
+
+def answers_grpc(address: str) -> bool:
+    with grpc.insecure_channel(address) as channel:
+        try:
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        except grpc.RpcError:
+            return False
+        return True
 
 
 def status() -> str:

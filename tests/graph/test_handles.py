@@ -9,7 +9,7 @@ import ray
 from PIL import Image
 from ray import serve
 
-from deployments.errors import BadRequest, CorruptImage, UnknownModel
+from deployments.errors import BadRequest, BodyTooLarge, CorruptImage, UnknownModel
 from tests.another_hand import LABELS
 from tests.graph.conftest import Graph
 from tests.reference import Reference, picture
@@ -19,6 +19,11 @@ from tests.reference import Reference, picture
 def predict_in_a_task(image: bytes, top_k: int) -> dict[str, Any]:
     answer: dict[str, Any] = serve.get_app_handle("aperture").predict.remote(image, top_k=top_k).result(timeout_s=30)
     return answer
+
+
+@ray.remote(num_cpus=0)
+def fail() -> bytes:
+    raise RuntimeError("The task that was to make an image failed.")
 
 
 @ray.remote(num_cpus=0)
@@ -53,10 +58,12 @@ def test_predict_many_keeps_order_and_a_bad_image_fails_alone(graph: Graph) -> N
     images: list[Any] = [picture(label) for label in LABELS]
     images[2] = b"not an image"
     images[4] = ray.put(images[4])
+    images[6] = None
+    images[8] = fail.remote()
     answer = serve.get_app_handle("aperture").predict_many.remote(images, top_k=1).result(timeout_s=30)
     found = [result["predictions"][0]["label"] if "predictions" in result else None for result in answer["results"]]
-    assert found == [None if index == 2 else label for index, label in enumerate(LABELS)]
-    assert answer["results"][2]["code"] == "unsupported_format"
+    assert found == [None if index in (2, 6, 8) else label for index, label in enumerate(LABELS)]
+    assert [answer["results"][index]["code"] for index in (2, 6, 8)] == ["unsupported_format", *["bad_request"] * 2]
 
 
 @pytest.mark.parametrize(
@@ -64,6 +71,7 @@ def test_predict_many_keeps_order_and_a_bad_image_fails_alone(graph: Graph) -> N
     [
         pytest.param(picture("star")[:300], {}, CorruptImage, id="a truncated image"),
         pytest.param("a path.jpg", {}, BadRequest, id="a string"),
+        pytest.param(np.zeros((4000, 4200, 3), np.uint8), {}, BodyTooLarge, id="an array over the limit"),
         pytest.param(picture("star"), {"model": "cats"}, UnknownModel, id="an unknown model"),
         pytest.param(picture("star"), {"top_k": 0}, BadRequest, id="no predictions asked for"),
     ],

@@ -6,6 +6,7 @@ The model is small and its weights are random: what is compared is arithmetic, a
 import copy
 import os
 import pickle
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -164,6 +165,17 @@ def test_pretrained_weights_get_the_input_that_torchvision_gives_them(torch_home
         expected = reference(Compose([ToTensor(), Normalize(spec.mean, spec.std)])(image)[None]).numpy()
     # Looser than above by the size of these logits, which reach 20.
     np.testing.assert_allclose(engine.infer(image[None]), expected, rtol=0, atol=2e-4)
+
+
+def test_pretrained_tensors_have_the_names_of_torchvisions_own_module(torch_home: Path) -> None:
+    # DenseNet's are published under older names, norm.1 where its module has norm1, and without counts of batches.
+    own = torchvision.models.get_model("densenet121", weights=None).state_dict()
+    weights = {key: torch.full_like(tensor, 3) for key, tensor in own.items() if "num_batches" not in key}
+    older = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])")
+    cache(torch_home, "densenet121", {older.sub(r"\1.\2", key): tensor for key, tensor in weights.items()})
+    state = sources.pretrained_state("densenet121")
+    assert state.keys() == own.keys()
+    assert all((state[key] == 3).all() for key in weights)
 
 
 # What an engine says of itself

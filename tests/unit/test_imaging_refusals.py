@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from deployments.errors import AnimatedImage, TooManyPixels, UnsupportedFormat, UnsupportedPixels
+from deployments.errors import AnimatedImage, ImageRefused, TooManyPixels, UnsupportedFormat, UnsupportedPixels
 from deployments.imaging import decode, open_checked, preprocess
 from deployments.settings import Limits, PreprocessingSpec
 from tests.unit.pictures import (
@@ -209,3 +209,14 @@ def test_photograph_with_a_preview_passes_where_animations_are_refused() -> None
         assert opened.format == "MPO"
     result = decode(data, Limits(animated="refuse"))
     np.testing.assert_array_equal(np.asarray(result), np.asarray(decode(encode(photograph, "JPEG"), Limits())))
+
+
+def test_a_jpeg_with_hundreds_of_scans_is_refused_before_it_is_decoded() -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (64, 64), 90).save(buffer, "JPEG", progressive=True)
+    encoded = buffer.getvalue()
+    # One more AC scan of the last component, with an end-of-band run that covers every block.
+    last_scan = encoded[encoded.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageRefused, match="more than 100 scans"):
+        preprocess(encoded[:-2] + last_scan * 200 + encoded[-2:], SPEC, Limits())
+    assert preprocess(encoded, SPEC, Limits()).shape == (SPEC.crop_size, SPEC.crop_size, 3)

@@ -1,6 +1,6 @@
 """The import rule of deployments/__init__.py, read off the source: imports go down only, and never sideways.
 
-    (0) errors, messages, settings   (1) imaging, metrics, batching, repository   (2) engines, protocols
+    (0) errors, messages, settings   (1) imaging, metrics, batching, gathering, repository   (2) engines, protocols
     (3) ingress, preprocessor, classifier   (4) graph
 
 Model libraries stay inside engines, and Ray at levels 3 and 4 and in metrics.
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LEVELS = {
     "deployments": 0,
     **dict.fromkeys(("errors", "messages", "settings"), 0),
-    **dict.fromkeys(("imaging", "metrics", "batching", "repository"), 1),
+    **dict.fromkeys(("imaging", "metrics", "batching", "gathering", "repository"), 1),
     **dict.fromkeys(("engines", "protocols"), 2),
     **dict.fromkeys(("ingress", "preprocessor", "classifier"), 3),
     "graph": 4,

@@ -34,6 +34,7 @@ from deployments.protocols.predict import DEFAULT_TOP_K, routes
 from deployments.settings import Limits, PreprocessingSpec
 
 LABELS = ("circle", "square", "triangle", "star", "heart", "cross", "ring")
+MAX_IMAGES = 16
 MAX_BODY_BYTES = 1_000_000
 
 
@@ -67,18 +68,26 @@ class BytesPlane:
         self._failure = failure
         self._models = {"shapes": info("shapes", 3), "others": info("others", 4)}
 
-    async def classify(self, images: Sequence[ImageInput], model: str | None) -> list[Answer | ApertureError]:
-        self.images.extend(images)
+    async def classify(
+        self, images: Sequence[ImageInput | ApertureError], model: str | None
+    ) -> list[Answer | ApertureError]:
+        self.images.extend(image for image in images if not isinstance(image, ApertureError))
         if self._failure is not None:
             raise self._failure
         answering = self.info_of(model)
         return [self._answer(image, answering, number) for number, image in enumerate(images)]
 
-    def _answer(self, image: ImageInput, answering: ModelInfo, number: int) -> Answer | ApertureError:
+    def _answer(self, image: ImageInput | ApertureError, answering: ModelInfo, number: int) -> Answer | ApertureError:
+        if isinstance(image, ApertureError):
+            return image
         if isinstance(image, bytes) and image.startswith(b"bad"):
             return CorruptImage("The image is corrupt.")
         stages = Stages(preprocess_s=0.01 * (number + 1), queue_s=0.002, inference_s=0.003)
-        return Answer(answering, answering.version, logits_of(image), probabilities_of(image), stages)
+        return Answer(answering, logits_of(image), probabilities_of(image), stages)
+
+    def check_count(self, images: int) -> None:
+        if images > MAX_IMAGES:
+            raise TooManyImages(f"{images} images")
 
     def info_of(self, model: str | None) -> ModelInfo:
         if model not in (None, *self._models):
@@ -201,6 +210,14 @@ def test_a_file_that_is_spooled_to_disk_arrives_whole() -> None:
     assert plane.images == [image]
 
 
+@pytest.mark.parametrize("charset", ["\0", "punycode", "unicode_escape", "utf-7", "no such thing"], ids=ascii)
+def test_the_charset_of_a_multipart_body_does_not_matter(charset: str) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="f"; filename="+2AA-\\ud800"\r\n\r\nphoto\r\n--x--\r\n'
+    headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    (result,) = predict(content=body, headers=headers).json()["results"]
+    assert result["predictions"] == expected_predictions(b"photo")
+
+
 def test_fields_beside_the_files_are_ignored() -> None:
     plane = BytesPlane()
     assert predict(plane, files={"file": ("a.png", b"image")}, data={"comment": "nice"}).status_code == 200
@@ -267,13 +284,30 @@ def test_images_in_json_are_answered_in_their_order_and_a_bad_one_fails_alone() 
     }
 
 
-@pytest.mark.parametrize(
-    "encoded", ["####", "YQ=", "YQ", "YW Jj", "YWJj\n", "été", "\ud800"], ids=lambda encoded: repr(encoded)
-)
-@pytest.mark.parametrize("form", ["image", "images"])
-def test_bad_base64_is_refused(form: str, encoded: str) -> None:
-    value: object = encoded if form == "image" else [base64_of(b"fine"), encoded]
-    assert "must be a base64 string" in refusal(predict_json({form: value}), 400, "bad_request")
+BAD_BASE64 = pytest.mark.parametrize("encoded", ["####", "YQ=", "YQ", "été", "\ud800"], ids=ascii)
+
+
+@BAD_BASE64
+def test_bad_base64_is_refused(encoded: str) -> None:
+    assert "must be a base64 string" in refusal(predict_json({"image": encoded}), 400, "bad_request")
+
+
+@BAD_BASE64
+def test_bad_base64_among_others_fails_alone(encoded: str) -> None:
+    fine, bad, also_fine = predict_json({"images": [base64_of(b"1"), encoded, base64_of(b"2")]}).json()["results"]
+    assert bad["code"] == "bad_request"
+    assert [fine["predictions"], also_fine["predictions"]] == [expected_predictions(b"1"), expected_predictions(b"2")]
+
+
+@pytest.mark.parametrize("encoded", ["YW Jj", "YWJj\n", "YW\r\nJj"], ids=ascii)
+def test_the_line_breaks_of_base64_tools_are_ignored(encoded: str) -> None:
+    assert predict_json({"image": encoded}).json()["predictions"] == expected_predictions(b"abc")
+
+
+def test_too_many_images_are_refused_before_one_is_decoded() -> None:
+    plane = BytesPlane()
+    refusal(predict(plane, json={"images": ["####"] * (MAX_IMAGES + 1)}), 413, "too_many_images")
+    assert plane.images == []
 
 
 @pytest.mark.parametrize("value", [None, 3, "", [], {"b64": "YWJj"}], ids=repr)
@@ -343,7 +377,7 @@ def test_levels_are_rounded_to_the_nearest() -> None:
     np.testing.assert_array_equal(plane.images[0], [[[100, 101, 255]]])
 
 
-@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "-0.001", "1.001", "255", "1e300", "null"])
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "-0.001", "1.001", "255", "1e300"])
 def test_a_level_outside_zero_to_one_is_refused(value: str) -> None:
     body = f'{{"input_data": [[[0.5, {value}]], [[0, 1]], [[0, 1]]]}}'.encode()
     assert refusal(predict_json(body), 400, "bad_request") == "input_data must be floats in [0, 1]."
@@ -351,8 +385,28 @@ def test_a_level_outside_zero_to_one_is_refused(value: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["[[[0, 1]], [[0]], [[0, 1]]]", '"pixels"', '[[["a"]], [[0]], [[0]]]', '{"0": 1}', f"[[[1{'0' * 400}]]]", "[" * 70],
-    ids=["ragged", "text", "text inside", "an object", "an integer of 400 digits", "70 dimensions"],
+    [
+        "[[[0, 1]], [[0]], [[0, 1]]]",
+        '"pixels"',
+        '[[["a"]], [[0]], [[0]]]',
+        '{"0": 1}',
+        f"[[[1{'0' * 400}]]]",
+        "[" * 70,
+        '[[["0.5"]], [["0"]], [["0"]]]',
+        "[[[true]], [[false]], [[true]]]",
+        "[[[null]], [[0]], [[0]]]",
+    ],
+    ids=[
+        "ragged",
+        "text",
+        "text inside",
+        "an object",
+        "an integer of 400 digits",
+        "70 dimensions",
+        "numbers as text",
+        "booleans",
+        "a null",
+    ],
 )
 def test_input_data_that_is_no_array_of_numbers_is_refused(value: str) -> None:
     body = f'{{"input_data": {value}{"]" * (value.count("[") - value.count("]"))}}}'.encode()
@@ -577,8 +631,10 @@ def test_the_slowest_of_several_images_is_timed() -> None:
     assert timings(predict(files=files))["preprocess"] == 30.0
 
 
-def test_without_an_answer_admission_and_total_are_timed() -> None:
-    assert list(timings(predict(content=b"bad"))) == ["admission", "total"]
+def test_without_an_answer_the_stages_behind_admission_are_zero() -> None:
+    stages = timings(predict(content=b"bad"))
+    assert [stages[name] for name in ("preprocess", "queue", "inference")] == [0, 0, 0]
+    assert 0 < stages["admission"] <= stages["total"]
 
 
 @pytest.mark.parametrize(
@@ -594,4 +650,4 @@ def test_without_an_answer_admission_and_total_are_timed() -> None:
 def test_an_error_is_timed_too(path: str, content: bytes, failure: Exception | None) -> None:
     response = send("POST", path, BytesPlane(failure), content=content)
     assert response.is_error
-    assert list(timings(response)) == ["total"]
+    assert list(timings(response)) == ["admission", "preprocess", "queue", "inference", "total"]

@@ -1,22 +1,44 @@
 """examples/finetune.py in miniature: a directory of pictures in, a directory that the service serves out."""
 
+import argparse
 import os
 import shutil
+import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torchvision
+from numpy.typing import NDArray
 from PIL import Image
+from torch import nn
 
+from deployments import imaging
 from deployments.engines import create_engine
-from deployments.settings import ModelSettings, Settings
+from deployments.repository import find_version, write_manifest
+from deployments.settings import ModelSettings, PreprocessingSpec, Settings
+from examples import finetune
 from examples.shape_pictures import LABELS, draw_shape
+from examples.training_data import LIMITS, DrawnShapes, PictureFiles, Split, folder_splits, shape_splits
 from scripts.check_config import check_config
+from tests.unit.test_engines import Trap, cache
 
 ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {"blue": (20, 30, 220), "red": (230, 25, 20)}
+SPEC = PreprocessingSpec(resize_size=32, crop_size=32)
+ARCHITECTURE = "shufflenet_v2_x0_5"
+# By the hash of its name; see training_data.
+HELD_OUT_NAME = "14.png"
+
+
+def noisy(colour: tuple[int, int, int], seed: int) -> Image.Image:
+    noise = np.random.default_rng(seed).normal(0, 20, (40, 48, 3))
+    return Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +47,15 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     for directory in ("examples", "deployments", "configs"):
         shutil.copytree(ROOT / directory, root / directory, ignore=shutil.ignore_patterns("__pycache__"))
-    rng = np.random.default_rng(0)
     for label, colour in COLOURS.items():
         (root / "pictures" / label).mkdir(parents=True)
         for number in range(60):
-            noisy = np.clip(np.array(colour) + rng.normal(0, 20, (40, 48, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(noisy).save(root / "pictures" / label / f"{number}.png")
+            noisy(colour, number).save(root / "pictures" / label / f"{number}.png")
+    (root / "pictures" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (root / "pictures" / "red" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
     options = ["--architecture", "shufflenet_v2_x0_5", "--start-from", "none", "--crop-size", "64", "--epochs", "6"]
     command = [sys.executable, "-m", "examples.finetune", "--data", "pictures", "--name", "colours", *options]
-    command += ["--batch-size", "8", "--workers", "0", "--learning-rate", "0.1"]
+    command += ["--batch-size", "8", "--workers", "0", "--learning-rate", "0.02"]
     subprocess.run(command, cwd=root, check=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return root
 
@@ -41,14 +63,272 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_folder_of_pictures_becomes_a_model_that_tells_them_apart(workspace: Path) -> None:
     engine = create_engine(ModelSettings(name="colours", path=str(workspace / "models/colours")))
     assert engine.info().labels == ("blue", "red")
-    batch = np.stack([np.full((64, 64, 3), colour, dtype=np.uint8) for colour in COLOURS.values()])
+    batch = np.stack([np.array(noisy(colour, seed=60).resize((64, 64))) for colour in COLOURS.values()])
     assert engine.infer(batch).argmax(axis=1).tolist() == [0, 1]
+
+
+def test_training_shows_the_version_only_when_it_is_whole(workspace: Path) -> None:
+    assert [entry.name for entry in (workspace / "models/colours").iterdir()] == ["1"]
 
 
 def test_training_writes_a_config_that_serves_the_new_model(workspace: Path) -> None:
     config = check_config(workspace / "configs/colours.yaml")
     settings = Settings.model_validate(config.applications[0].args)
     assert [(model.name, model.path) for model in settings.models] == [("colours", "models/colours")]
+
+
+@pytest.mark.parametrize("name", ["a.b-c", "2024", "null", "name", "models"])
+def test_the_config_serves_a_model_of_any_name_and_says_nothing_of_another(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.setattr(finetune, "ROOT", tmp_path)
+    path = finetune.write_config(name)
+    settings = Settings.model_validate(check_config(path).applications[0].args)
+    assert [(model.name, model.path) for model in settings.models] == [(name, f"models/{name}")]
+    for words in ("shapes", "bundled", "local.yaml"):
+        assert words not in path.read_text()
+
+
+# Pictures
+
+
+def pictures_in(root: Path, *names: str) -> Path:
+    """A directory `root` of pictures, of which each name is CLASS/FILE."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40)).save(root / name)
+    return root
+
+
+def exit_sentence(call: Callable[[], object]) -> str:
+    """What the script says when `call` ends it, which must be one sentence on one line."""
+    with pytest.raises(SystemExit) as caught:
+        call()
+    message = caught.value.code
+    assert isinstance(message, str)
+    assert message.splitlines() == [message]
+    assert message.endswith(".")
+    assert ". " not in message
+    return message
+
+
+@pytest.fixture(params=["turned by its EXIF", "transparent"])
+def odd_picture(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A picture that Pillow alone shows otherwise than the service."""
+    path = tmp_path / "odd.png"
+    if request.param == "transparent":
+        Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(path)
+        return path
+    exif = Image.Exif()
+    exif[imaging.EXIF_ORIENTATION] = 6
+    Image.linear_gradient("L").resize((40, 40)).convert("RGB").save(path, exif=exif)
+    return path
+
+
+def test_training_sees_a_picture_as_the_service_does(odd_picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = PictureFiles([(odd_picture, 0)], SPEC, augment=True)
+    monkeypatch.setattr(pictures, "crop", lambda picture: picture)
+    seen = pictures[0][0].numpy()
+    served = np.asarray(imaging.decode(odd_picture.read_bytes(), LIMITS))
+    with Image.open(odd_picture) as plain:
+        assert not _is_same_or_mirrored(np.asarray(plain.convert("RGB")), served)
+    assert _is_same_or_mirrored(seen, served)
+
+
+def _is_same_or_mirrored(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
+    return np.array_equal(one, other) or np.array_equal(one[:, ::-1], other)
+
+
+def test_what_the_service_would_refuse_is_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = pictures_in(tmp_path, "cat/0.png", "cat/1.png", "dog/0.png", f"dog/{HELD_OUT_NAME}")
+    (root / "cat/.DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    draw_shape("heart", 1).save(root / "dog/sound.jpg")
+    (root / "dog/cut.jpg").write_bytes((root / "dog/sound.jpg").read_bytes()[:-200])
+    Image.new("RGB", (40, 40)).save(root / "dog/unknown_to_the_service.ppm")
+    train, held_out = folder_splits(root, SPEC)
+    assert isinstance(train.pictures, PictureFiles)
+    assert isinstance(held_out.pictures, PictureFiles)
+    trained = [path.relative_to(root).as_posix() for path, _ in train.pictures.files]
+    assert trained == ["cat/0.png", "cat/1.png", "dog/0.png", "dog/sound.jpg"]
+    assert [path.name for path, _ in held_out.pictures.files] == [HELD_OUT_NAME]
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == 1
+    for words in ("refuse: 3, the first ", "cat/.DS_Store"):
+        assert words in printed
+
+
+def test_a_class_without_a_picture_to_train_on_is_refused(tmp_path: Path) -> None:
+    root = pictures_in(tmp_path, "cat/0.png", f"dog/{HELD_OUT_NAME}")
+    assert "'dog'" in exit_sentence(lambda: folder_splits(root, SPEC))
+
+
+def test_pictures_of_which_none_is_held_out_are_refused(tmp_path: Path) -> None:
+    root = pictures_in(tmp_path, "cat/0.png", "dog/0.png")
+    assert "held out" in exit_sentence(lambda: folder_splits(root, SPEC))
+
+
+@pytest.mark.parametrize(("count", "held_out", "words"), [(9, 1, "'crescent'"), (10, 0, "held out")])
+def test_too_few_drawings_are_refused(count: int, held_out: int, words: str) -> None:
+    assert words in exit_sentence(lambda: shape_splits(count, held_out, SPEC))
+
+
+def test_a_directory_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    assert "nowhere" in exit_sentence(lambda: folder_splits(tmp_path / "nowhere", SPEC))
+
+
+# Training
+
+
+@pytest.mark.parametrize(
+    ("pictures", "batch_size", "sizes"), [(5, 64, [5]), (9, 4, [4, 4]), (8, 4, [4, 4]), (2, 2, [2])]
+)
+def test_batches_fit_the_pictures_and_leave_none_alone(pictures: int, batch_size: int, sizes: list[int]) -> None:
+    train = Split(LABELS, DrawnShapes(0, pictures, SPEC))
+    assert [len(target) for _, target in finetune.training_batches(train, batch_size, workers=0)] == sizes
+
+
+def test_fewer_pictures_than_a_batch_still_train() -> None:
+    head = nn.Linear(3 * 32 * 32, len(LABELS))
+    before = head.weight.detach().clone()
+    args = argparse.Namespace(batch_size=64, workers=0, epochs=1, learning_rate=0.1)
+    finetune.fit(nn.Sequential(nn.Flatten(), head), Split(LABELS, DrawnShapes(0, 5, SPEC)), SPEC, args)
+    assert not torch.equal(head.weight.detach().cpu(), before)
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """The script on a handful of pictures, ready to build its model; it writes into `tmp_path`."""
+    data = pictures_in(tmp_path / "pictures", "cat/0.png", "dog/0.png", f"dog/{HELD_OUT_NAME}")
+    monkeypatch.setattr(finetune, "ROOT", tmp_path)
+
+    def run(*options: str, data: Path = data) -> None:
+        common = ["--data", str(data), "--architecture", ARCHITECTURE, "--crop-size", "64", "--workers", "0"]
+        monkeypatch.setattr(sys, "argv", ["finetune", *common, *options])
+        finetune.main()
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "two words", "Ingress"])
+def test_a_name_that_cannot_be_served_is_refused_before_anything_else(
+    name: str, command: Callable[..., None], tmp_path: Path
+) -> None:
+    # A directory that does not exist would be the next complaint.
+    sentence = exit_sentence(lambda: command("--name", name, data=tmp_path / "nowhere"))
+    assert "--name" in sentence
+    assert repr(name) in sentence
+
+
+def test_the_name_of_the_data_directory_is_held_to_the_same(command: Callable[..., None], tmp_path: Path) -> None:
+    sentence = exit_sentence(lambda: command(data=tmp_path / "my flowers"))
+    assert "--name" in sentence
+    assert "'my flowers'" in sentence
+
+
+def test_the_model_is_named_after_the_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flowers").mkdir()
+    monkeypatch.chdir(tmp_path / "flowers")
+    monkeypatch.setattr(sys, "argv", ["finetune", "--data", "."])
+    assert finetune.parse_arguments().name == "flowers"
+
+
+def test_a_failing_evaluation_does_not_cost_the_model(
+    command: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError("the disk with the pictures is gone")
+
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.setattr(finetune, "evaluate", fail)
+    with pytest.raises(OSError, match="is gone"):
+        command("--name", "pets", "--start-from", "none", "--epochs", "1")
+    assert find_version(str(tmp_path / "models/pets")).manifest.labels == ("cat", "dog")
+    assert (tmp_path / "configs/pets.yaml").exists()
+
+
+# Where the weights start from
+
+
+def test_a_file_gives_all_tensors_but_those_of_the_head(tmp_path: Path) -> None:
+    source = torchvision.models.get_model(ARCHITECTURE, weights=None, num_classes=5)
+    torch.save({**source.state_dict(), "epoch": 3, "conv1.0.weight": 3}, tmp_path / "mine.pth")
+    started = finetune.build_model(ARCHITECTURE, 3, str(tmp_path / "mine.pth")).state_dict()
+    differing = {key for key, tensor in source.state_dict().items() if not torch.equal(tensor, started[key])}
+    assert differing == {"fc.weight", "fc.bias", "conv1.0.weight"}
+
+
+def test_torchvisions_weights_give_all_tensors_but_those_of_the_head(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    published = torchvision.models.get_model(ARCHITECTURE, weights=None).state_dict()
+    cache(tmp_path, ARCHITECTURE, published)
+    started = finetune.build_model(ARCHITECTURE, 3, "DEFAULT").state_dict()
+    differing = {key for key, tensor in published.items() if not torch.equal(tensor, started[key])}
+    assert differing == {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize("start_from", ["DEFAULT", "mine.pth"])
+def test_a_pickle_with_code_ends_the_script_and_does_not_run(
+    start_from: str, command: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    trapped: dict[str, Any] = {"fc.weight": Trap(tmp_path / "sprung")}
+    cache(tmp_path, ARCHITECTURE, trapped)
+    torch.save(trapped, tmp_path / "mine.pth")
+    given = start_from if start_from == "DEFAULT" else str(tmp_path / start_from)
+    assert "weights" in exit_sentence(lambda: command("--start-from", given))
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_file_to_start_from_that_does_not_exist_ends_the_script(command: Callable[..., None], tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.pth")
+    assert missing in exit_sentence(lambda: command("--start-from", missing))
+
+
+# Versions
+
+
+def export(labels: tuple[str, ...] = ("cat", "dog")) -> Path:
+    return finetune.export(nn.Linear(2, 2), ARCHITECTURE, "pets", labels, SPEC)
+
+
+def test_a_replica_that_starts_during_an_export_finds_the_version_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune, "ROOT", tmp_path)
+    assert export() == tmp_path / "models/pets/1"
+    found = []
+
+    def look_and_write(*args: Any, **kwargs: Any) -> None:
+        found.append(find_version(str(tmp_path / "models/pets")).version)
+        write_manifest(*args, **kwargs)
+        found.append(find_version(str(tmp_path / "models/pets")).version)
+
+    monkeypatch.setattr(finetune, "write_manifest", look_and_write)
+    export()
+    assert [*found, find_version(str(tmp_path / "models/pets")).version] == [1, 1, 2]
+
+
+def test_an_interrupted_export_is_no_hindrance_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetune, "ROOT", tmp_path)
+    # A digit to Python, but no decimal, and so no version.
+    (tmp_path / "models/pets/\u00b2").mkdir(parents=True)
+    with monkeypatch.context() as broken:
+        broken.delattr(finetune, "write_manifest")
+        with pytest.raises(NameError):
+            export()
+    export()
+    assert find_version(str(tmp_path / "models/pets")).version == 1
+
+
+def test_everybody_may_read_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetune, "ROOT", tmp_path)
+    assert stat.S_IMODE((export() / "model.safetensors").stat().st_mode) == 0o644
+
+
+# Drawings
 
 
 @pytest.mark.parametrize("label", LABELS)

@@ -1,0 +1,21 @@
+"""The environment of Serve's production data plane, configs/ray.env.
+
+Ray reads its variables when it is imported, so this module does without Ray.
+"""
+
+import sys
+from pathlib import Path
+
+RAY_ENV = Path(__file__).resolve().parent.parent / "configs/ray.env"
+# Serve keeps a stopping Ingress for half a minute, until load balancers have noticed. On one machine there are none,
+# and Ctrl-C would take that long.
+NO_DRAINING = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1", "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1"}
+
+
+def production_profile(*, on_one_machine: bool) -> dict[str, str]:
+    """The variables of configs/ray.env; none where HAProxy does not come with Ray."""
+    if sys.platform != "linux":
+        return {}
+    lines = (line.strip() for line in RAY_ENV.read_text().splitlines())
+    profile = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    return {**NO_DRAINING, **profile} if on_one_machine else profile

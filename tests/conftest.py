@@ -1,0 +1,15 @@
+"""The environment of every test: Serve's production data plane, as `make serve` has it.
+
+Set here, because Ray reads it when it is first imported, and the processes that it starts inherit it.
+"""
+
+import os
+
+from scripts.ray_env import production_profile
+from tests.awaiting import free_port
+
+os.environ.update(production_profile(on_one_machine=True))
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"] = str(free_port())
+os.environ["RAY_SERVE_HAPROXY_STATS_PORT"] = str(free_port())
