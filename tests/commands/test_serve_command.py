@@ -102,10 +102,20 @@ def test_a_host_that_cannot_be_listened_on_is_not_called_a_taken_port(tmp_path: 
     assert result.stderr.count("\n") == 1
 
 
+STAND_IN = """#!{python}
+import time
+try:
+    print("started", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_whatever_stops_the_command_interrupts_serve(tmp_path: Path, number: signal.Signals) -> None:
     config, stand_in = write_config(tmp_path), tmp_path / "serve"
-    stand_in.write_text("#!/bin/sh\ntrap 'echo interrupted; exit 3' INT\necho started\nwhile :; do sleep 0.1; done\n")
+    stand_in.write_text(STAND_IN.format(python=sys.executable))
     stand_in.chmod(0o755)
     start = "import pathlib, sys; from scripts import serve; serve.SERVE = pathlib.Path(sys.argv.pop()); serve.main()"
     command = [sys.executable, "-c", start, str(config), str(stand_in)]
