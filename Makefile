@@ -3,7 +3,7 @@
 CONFIG ?= configs/local.yaml
 BIN := .venv/bin
 
-.PHONY: help setup serve test check lint model
+.PHONY: help setup serve test check lint model bench
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '  make %-7s %s\n' "$$target" "$$text"; done
@@ -32,6 +32,9 @@ check: setup ## report what ruff, mypy and the strict config check find
 lint: setup ## let ruff mend and format what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+bench: setup ## measure what the graph itself costs, beside one written as in Serve's documentation
+	@$(BIN)/python -m benchmarks.overhead
 
 model: setup ## train the bundled model again, as the next version (half an hour on two cores)
 	@$(BIN)/python -m examples.finetune

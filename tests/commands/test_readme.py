@@ -47,8 +47,7 @@ def test_the_request_gets_the_answer_that_is_shown(service: Service) -> None:
 
 def test_the_python_block_prints_the_best_prediction(service: Service, tmp_path: Path) -> None:
     script = tmp_path / "ask.py"
-    connect = "import ray; ray.init(address='auto', namespace='serve', log_to_driver=False)\n"
-    script.write_text(connect + block("python", "get_app_handle"))
+    script.write_text(block("python", "get_app_handle"))
     environment = {**ENVIRONMENT, "RAY_AUTH_MODE": "token"}
     command = [str(ROOT / ".venv/bin/python"), str(script)]
     result = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True, timeout=120)

@@ -1,70 +1,16 @@
 """The merge gate's claims, with batches that end when the test says so: no test waits for time to pass."""
 
 import asyncio
-import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from deployments.batching import MergeGate, Timed
-from deployments.errors import CorruptImage, DeadlineExceeded, InferenceFailed
-
-# Passed before any test begins; time.monotonic() is positive.
-LONG_AGO = 0.0
-# A gate that loses a caller would hold its test for ever.
-PATIENCE_S = 20.0
-
-
-def in_loop(test: Coroutine[Any, Any, None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            await test
-
-    asyncio.run(bounded())
-
-
-async def turns_of_the_loop(count: int) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
-
-
-class Device:
-    """Runs batches one after the other; each is held until `finish`, unless the device was made `free`."""
-
-    def __init__(self, *, free: bool = False) -> None:
-        self.batches: list[list[str]] = []
-        self.started = asyncio.Event()
-        self._finish = asyncio.Event()
-        self._free = free
-
-    async def run(self, items: Sequence[str]) -> list[str]:
-        self.batches.append(list(items))
-        self.started.set()
-        if not self._free:
-            await self._finish.wait()
-            self._finish.clear()
-        return [f"result of {item}" for item in items]
-
-    def finish(self) -> None:
-        self.started.clear()
-        self._finish.set()
-
-    def finish_all(self) -> None:
-        self._free = True
-        self.finish()
-
-
-async def busy_gate(max_batch_size: int = 8) -> tuple[MergeGate[str, str], Device, asyncio.Future[Timed[str]]]:
-    """A gate whose device is in the middle of a batch of one, and the future of that one."""
-    device = Device()
-    gate = MergeGate(device.run, max_batch_size)
-    running = gate.submit("running")
-    await device.started.wait()
-    return gate, device, running
+from deployments.errors import DeadlineExceeded, InferenceFailed
+from tests.unit.devices import LONG_AGO, Device, busy_gate, in_loop, turns_of_the_loop
 
 
 def test_an_idle_gate_runs_a_lone_item_at_once() -> None:
@@ -282,161 +228,6 @@ def test_a_caller_that_leaves_while_its_batch_runs_does_not_harm_the_others() ->
         assert (await gate.submit("next")).result == "result of next"
 
     in_loop(test())
-
-
-async def fails_on_bad(items: Sequence[str]) -> list[str]:
-    if "bad" in items:
-        raise ValueError("secret text of the model library")
-    return [f"result of {item}" for item in items]
-
-
-@pytest.mark.parametrize("place", range(8), ids=lambda place: f"place {place}")
-def test_one_bad_item_in_a_full_batch_fails_alone(place: int) -> None:
-    async def test() -> None:
-        batches = []
-
-        async def run(items: Sequence[str]) -> list[str]:
-            batches.append(len(items))
-            return await fails_on_bad(items)
-
-        gate = MergeGate(run, max_batch_size=8)
-        items = [f"good {number}" for number in range(7)]
-        items.insert(place, "bad")
-        outcomes = await asyncio.gather(*(gate.submit(item) for item in items), return_exceptions=True)
-        assert batches[0] == 8
-        failed = outcomes.pop(place)
-        assert isinstance(failed, InferenceFailed)
-        results = [outcome.result for outcome in outcomes if isinstance(outcome, Timed)]
-        assert results == [f"result of good {number}" for number in range(7)]
-
-    in_loop(test())
-
-
-def test_an_error_meant_for_the_client_reaches_its_caller_as_it_is() -> None:
-    async def test() -> None:
-        refusal = CorruptImage("The image breaks off in the middle.")
-
-        async def run(items: Sequence[str]) -> list[str]:
-            if "corrupt" in items:
-                raise refusal
-            return list(items)
-
-        gate = MergeGate(run, max_batch_size=8)
-        outcomes = await asyncio.gather(gate.submit("fine"), gate.submit("corrupt"), return_exceptions=True)
-        assert isinstance(outcomes[0], Timed)
-        assert outcomes[1] is refusal
-
-    in_loop(test())
-
-
-def test_a_foreign_exceptions_text_does_not_reach_the_caller() -> None:
-    async def test() -> None:
-        gate = MergeGate(fails_on_bad, max_batch_size=8)
-        with pytest.raises(InferenceFailed) as caught:
-            await gate.submit("bad")
-        assert "secret" not in str(caught.value)
-
-    in_loop(test())
-
-
-def test_a_foreign_exceptions_text_reaches_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    async def test() -> None:
-        gate = MergeGate(fails_on_bad, max_batch_size=8)
-        with pytest.raises(InferenceFailed):
-            await gate.submit("bad")
-
-    with caplog.at_level(logging.ERROR, logger="ray.serve"):
-        in_loop(test())
-    assert "secret text of the model library" in caplog.text
-
-
-@pytest.mark.parametrize("wrong", [-1, 1], ids=["one too few", "one too many"])
-def test_a_wrong_number_of_results_is_a_failure_and_not_a_mix_up(wrong: int) -> None:
-    async def test() -> None:
-        async def run(items: Sequence[str]) -> list[str]:
-            return ["somebody's result"] * (len(items) + wrong)
-
-        gate = MergeGate(run, max_batch_size=8)
-        outcomes = await asyncio.gather(*(gate.submit(item) for item in "abc"), return_exceptions=True)
-        assert [type(outcome) for outcome in outcomes] == [InferenceFailed] * 3
-
-    in_loop(test())
-
-
-def test_no_result_at_all_is_a_failure() -> None:
-    async def test() -> None:
-        async def run(items: Sequence[str]) -> Any:
-            return None
-
-        gate: MergeGate[str, str] = MergeGate(run, max_batch_size=8)
-        with pytest.raises(InferenceFailed):
-            await gate.submit("a")
-
-    in_loop(test())
-
-
-def test_the_gate_works_again_after_every_item_of_a_batch_failed() -> None:
-    async def test() -> None:
-        gate = MergeGate(fails_on_bad, max_batch_size=8)
-        outcomes = await asyncio.gather(*(gate.submit("bad") for _ in range(8)), return_exceptions=True)
-        assert [type(outcome) for outcome in outcomes] == [InferenceFailed] * 8
-        assert (await gate.submit("good")).result == "result of good"
-
-    in_loop(test())
-
-
-def cancelled_by_itself() -> Callable[[Sequence[str]], Awaitable[list[str]]]:
-    async def run(items: Sequence[str]) -> list[str]:
-        if "bad" in items:
-            raise asyncio.CancelledError
-        return [f"result of {item}" for item in items]
-
-    return run
-
-
-def cancelled_through_its_executor() -> Callable[[Sequence[str]], Awaitable[list[str]]]:
-    async def run(items: Sequence[str]) -> list[str]:
-        if "bad" in items:
-            # What an executor does to its queue when it is shut down.
-            future: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
-            future.cancel()
-            return await future
-        return [f"result of {item}" for item in items]
-
-    return run
-
-
-@pytest.mark.parametrize("make_run", [cancelled_by_itself, cancelled_through_its_executor])
-def test_a_run_that_is_cancelled_fails_its_item_and_hangs_nobody(
-    make_run: Callable[[], Callable[[Sequence[str]], Awaitable[list[str]]]],
-) -> None:
-    async def test() -> None:
-        gate = MergeGate(make_run(), max_batch_size=8)
-        outcomes = await asyncio.gather(*(gate.submit(item) for item in ("a", "bad", "b")), return_exceptions=True)
-        assert isinstance(outcomes[1], InferenceFailed)
-        assert [outcome.result for outcome in outcomes if isinstance(outcome, Timed)] == ["result of a", "result of b"]
-        assert (await gate.submit("next")).result == "result of next"
-
-    in_loop(test())
-
-
-def test_a_closing_loop_stops_the_gate_in_the_middle_of_a_batch() -> None:
-    started = []
-
-    async def run(items: Sequence[str]) -> list[str]:
-        started.append(len(items))
-        await asyncio.Event().wait()
-        return list(items)
-
-    async def test() -> None:
-        gate = MergeGate(run, max_batch_size=8)
-        futures = [gate.submit(item) for item in "abcd"]
-        await turns_of_the_loop(3)
-        assert not any(future.done() for future in futures)
-
-    # asyncio.run cancels what is left and waits for it: halves that ran again would never end.
-    in_loop(test())
-    assert started == [4]
 
 
 def test_each_of_500_concurrent_items_gets_its_own_result() -> None:

@@ -26,7 +26,7 @@ from examples import finetune
 from examples.shape_pictures import LABELS, draw_shape
 from examples.training_data import LIMITS, DrawnShapes, PictureFiles, Split, folder_splits, shape_splits
 from scripts.check_config import check_config
-from tests.unit.test_engines import Trap, cache
+from tests.unit.checkpoints import Trap, cache
 
 ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {"blue": (20, 30, 220), "red": (230, 25, 20)}

@@ -1,0 +1,130 @@
+"""A data plane whose answers derive from the bytes of the image, and requests to it: HTTP without a graph behind."""
+
+import asyncio
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+
+from deployments.errors import (
+    ApertureError,
+    CorruptImage,
+    TooManyImages,
+    UnknownModel,
+)
+from deployments.messages import Answer, ImageInput, Logits, ModelInfo, Stages
+from deployments.protocols.http import asgi_app
+from deployments.protocols.predict import DEFAULT_TOP_K, routes
+from deployments.settings import Limits, PreprocessingSpec
+
+LABELS = ("circle", "square", "triangle", "star", "heart", "cross", "ring")
+MAX_IMAGES = 16
+MAX_BODY_BYTES = 1_000_000
+
+
+def logits_of(image: ImageInput) -> Logits:
+    """Logits that belong to these bytes, or these pixels of this shape, and to no others."""
+    content = image if isinstance(image, bytes) else repr(image.shape).encode() + image.tobytes()
+    digest = hashlib.sha256(content).digest()
+    return np.array([byte / 64 for byte in digest[: len(LABELS)]], dtype=np.float32)
+
+
+def probabilities_of(image: ImageInput) -> Logits:
+    exponentials = np.exp(logits_of(image))
+    return np.asarray(exponentials / exponentials.sum(), dtype=np.float32)
+
+
+def expected_predictions(image: ImageInput, top_k: int = DEFAULT_TOP_K) -> list[dict[str, Any]]:
+    probabilities = probabilities_of(image)
+    best = sorted(range(len(LABELS)), key=lambda index: -probabilities[index])[:top_k]
+    return [{"label": LABELS[i], "index": i, "probability": float(probabilities[i])} for i in best]
+
+
+def info(name: str, version: int) -> ModelInfo:
+    return ModelInfo(name, version, LABELS, PreprocessingSpec(), "dummy", "dummy", "cpu")
+
+
+class BytesPlane:
+    """Two models; an image that begins with "bad" is corrupt, and `failure` fails the whole request."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.images: list[ImageInput] = []
+        self._failure = failure
+        self._models = {"shapes": info("shapes", 3), "others": info("others", 4)}
+
+    async def classify(
+        self, images: Sequence[ImageInput | ApertureError], model: str | None
+    ) -> list[Answer | ApertureError]:
+        self.images.extend(image for image in images if not isinstance(image, ApertureError))
+        if self._failure is not None:
+            raise self._failure
+        answering = self.info_of(model)
+        return [self._answer(image, answering, number) for number, image in enumerate(images)]
+
+    def _answer(self, image: ImageInput | ApertureError, answering: ModelInfo, number: int) -> Answer | ApertureError:
+        if isinstance(image, ApertureError):
+            return image
+        if isinstance(image, bytes) and image.startswith(b"bad"):
+            return CorruptImage("The image is corrupt.")
+        stages = Stages(preprocess_s=0.01 * (number + 1), queue_s=0.002, inference_s=0.003)
+        return Answer(answering, logits_of(image), probabilities_of(image), stages)
+
+    def check_count(self, images: int) -> None:
+        if images > MAX_IMAGES:
+            raise TooManyImages(f"{images} images")
+
+    def info_of(self, model: str | None) -> ModelInfo:
+        if model not in (None, *self._models):
+            raise UnknownModel(f"There is no model {model!r}.")
+        return self._models[model or "shapes"]
+
+    def ready_models(self) -> dict[str, ModelInfo | None]:
+        return dict(self._models)
+
+
+def send(
+    method: str, path: str, plane: BytesPlane | None = None, max_body_bytes: int = MAX_BODY_BYTES, **request: Any
+) -> httpx.Response:
+    app = asgi_app(routes(plane or BytesPlane()), Limits(max_body_bytes=max_body_bytes), request_id=lambda: "test-id")
+
+    async def exchange() -> httpx.Response:
+        # The transport raises whatever escapes the application.
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+            return await client.request(method, path, **request)
+
+    return asyncio.run(exchange())
+
+
+def predict(plane: BytesPlane | None = None, query: dict[str, str] | None = None, **request: Any) -> httpx.Response:
+    return send("POST", "/predict", plane, params=query, **request)
+
+
+def predict_json(body: object, plane: BytesPlane | None = None, query: dict[str, str] | None = None) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return predict(plane, query, content=content, headers={"content-type": "application/json"})
+
+
+def predict_multipart(content: bytes, content_type: str = "multipart/form-data; boundary=edge") -> httpx.Response:
+    return predict(content=content, headers={"content-type": content_type})
+
+
+def part(name: str, data: bytes) -> bytes:
+    head = f'--edge\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
+    return head.encode() + data + b"\r\n"
+
+
+def base64_of(image: bytes) -> str:
+    return base64.b64encode(image).decode()
+
+
+def refusal(response: httpx.Response, status: int, code: str) -> str:
+    """The error text of a refusal, whose body must have the three keys of every error and no more."""
+    body = response.json()
+    assert (response.status_code, body["code"], body["request_id"]) == (status, code, "test-id")
+    assert body.keys() == {"error", "code", "request_id"}
+    assert isinstance(body["error"], str)
+    return body["error"]
