@@ -53,7 +53,7 @@ def test_a_body_without_length_is_refused_while_it_is_still_being_sent(graph: Gr
             connection.sendall(chunk)
             sent_bytes += 2**16
         status_line = connection.recv(4096).split(b"\r\n")[0]
-    assert status_line == b"HTTP/1.1 413 Request Entity Too Large"
+    assert status_line.startswith(b"HTTP/1.1 413 ")  # Python 3.13 has another phrase for it than 3.11.
     assert sent_bytes < 200 * 2**20
     assert client.get("/v2/health/ready").status_code == 200
 
