@@ -27,8 +27,8 @@ Pictures = Dataset[tuple[Tensor, int]]
 LIMITS = Limits()
 # Of a user's pictures, kept back for the final accuracy.
 HELD_OUT_SHARE = 0.1
-# Over this first part of the drawings, plain ones give way to hard ones. Without it the loss stays at chance for
-# thousands of steps: colour, place and style vary far more than the class does.
+# Over this first part of the drawings, plain ones give way to hard ones. Without it the loss was still at chance after
+# 400 steps (docs/lab-notes.md): colour, place and style vary far more than the class does.
 PLAIN_UNTIL_SHARE = 0.35
 # Held-out drawings take their seeds from here on; training never reaches it.
 HELD_OUT_SEED = 10**9

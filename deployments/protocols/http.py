@@ -68,15 +68,16 @@ class Envelope:
         error: ApertureError | None = None
         try:
             # The whole request, so that a body that trickles in does not hold its place for ever.
-            async with asyncio.timeout(self._limits.request_timeout_s):
+            async with asyncio.timeout(self._limits.request_timeout_s) as deadline:
                 await self._app(scope, _bounded(scope, receive, self._limits.max_body_bytes), send_with_headers)
-        except TimeoutError:
-            error = DeadlineExceeded(f"No answer within {self._limits.request_timeout_s:g} s.")
         except ClientDisconnect:
             logger.info("The client of request %s left before its body was complete", request_id)
         except Exception:
-            logger.exception("Request %s failed", request_id)
-            error = ApertureError("The request failed because of an internal error.")
+            if deadline.expired():
+                error = DeadlineExceeded(f"No answer within {self._limits.request_timeout_s:g} s.")
+            else:
+                logger.exception("Request %s failed", request_id)
+                error = ApertureError("The request failed because of an internal error.")
         if error is not None and not responding:
             await error_response(error, request_id)(scope, receive, send_with_headers)
 

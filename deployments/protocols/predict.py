@@ -117,6 +117,7 @@ async def _files_in(content_type: str, body: bytes) -> list[tuple[str | None, by
 
 
 async def _predict_json(plane: DataPlane, request: Request) -> Response:
+    # On the event loop: json holds the GIL, so a thread would free nothing. max_body_bytes bounds it.
     body = _parse_object(await request.body())
     forms = [key for key in ("image", "images", "input_data") if key in body]
     if len(forms) != 1:

@@ -251,3 +251,21 @@ def test_an_error_is_timed_too(path: str, content: bytes, failure: Exception | N
     response = send("POST", path, BytesPlane(failure), content=content)
     assert response.is_error
     assert list(timings(response)) == ["admission", "preprocess", "queue", "inference", "total"]
+
+
+def test_a_timeout_of_something_else_is_an_internal_error_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    refusal(predict(BytesPlane(TimeoutError("of a socket behind")), content=b"photo"), 500, "internal")
+    assert "of a socket behind" in caplog.text
+
+
+def test_a_body_that_never_ends_is_answered_at_the_deadline() -> None:
+    async def trickle() -> AsyncIterator[bytes]:
+        yield b"photo"
+        await asyncio.Event().wait()
+
+    async def exchange() -> httpx.Response:
+        app = asgi_app(routes(BytesPlane()), Limits(request_timeout_s=0.05), request_id=lambda: "test-id")
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+            return await client.post("/predict", content=trickle())
+
+    assert "No answer within 0.05 s" in refusal(asyncio.run(exchange()), 408, "deadline_exceeded")
