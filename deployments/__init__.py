@@ -2,7 +2,7 @@
 
 Reading order, and the import rule (down only; `tests/unit/test_layers.py` holds it):
 
-    0  errors, settings, messages
+    0  errors, settings, messages, resizing
     1  imaging, batching, gathering, repository   which do not import each other
     2  engines, protocols                         which do not import each other
     3  ingress, preprocessor, classifier          which do not import each other

@@ -1,6 +1,7 @@
 """What leaves deployments.imaging is what torchvision makes of the same file, bit for bit."""
 
 import io
+import random
 from itertools import product
 from typing import Any
 
@@ -48,6 +49,8 @@ SIZES = {
     "a photograph on its side, odd": (479, 641),
     "a panorama": (2000, 17),
     "a tower": (17, 2000),
+    "so tall that Pillow resizes its rows first": (300, 900),
+    "wider by a whole factor": (768, 512),
 }
 FILES = {
     "RGB JPEG": ("RGB", "JPEG", {}),
@@ -91,7 +94,7 @@ def test_result_equals_torchvision_on_every_size(size: tuple[int, int], spec: Pr
 
 
 @pytest.mark.parametrize("spec", MORE_SPECS.values(), ids=MORE_SPECS.keys())
-@pytest.mark.parametrize("size", [(57, 31), (255, 256), (480, 641)], ids=["small", "near", "large"])
+@pytest.mark.parametrize("size", [(57, 31), (255, 256), (480, 641), (300, 900)], ids=["small", "near", "large", "tall"])
 def test_result_equals_torchvision_with_every_spec(size: tuple[int, int], spec: PreprocessingSpec) -> None:
     picture = noise(*size)
     data = encode(picture, "PNG", compress_level=1)
@@ -120,6 +123,44 @@ def test_result_equals_torchvision_on_all_sizes_up_to_24(interpolation: Any) -> 
         if not np.array_equal(result, torchvision_pixels(picture, spec)):
             different.append(size)
     assert different == []
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "box", "nearest"])
+@pytest.mark.parametrize("shorter", [64, 60], ids=["a power of two", "no power of two"])
+def test_result_equals_torchvision_on_sizes_at_random(shorter: int, interpolation: Any) -> None:
+    generator = random.Random(shorter)
+    for _ in range(60):
+        size = generator.randint(1, 400), generator.randint(40, 400)
+        crop = generator.randint(1, 70)
+        spec = PreprocessingSpec(resize_size=shorter, crop_size=crop, interpolation=interpolation)
+        picture = noise(*size)
+        result = preprocess(np.asarray(picture), spec, Limits())
+        np.testing.assert_array_equal(result, torchvision_pixels(picture, spec), err_msg=f"{size}, {crop}")
+
+
+@pytest.mark.parametrize(
+    ("size", "computed"),
+    [
+        # The shorter side becomes 256, so that its box is exact; 341 is odd, so that the longer one has none.
+        pytest.param((500, 375), [(341, 375), (224, 224)], id="wide"),
+        pytest.param((375, 500), [(224, 500), (224, 341)], id="high"),
+        pytest.param((400, 400), [(224, 400), (224, 224)], id="square"),
+        pytest.param((300, 901), [(300, 768), (224, 224)], id="tall"),
+    ],
+)
+def test_of_the_shorter_side_only_what_is_kept_is_resized(
+    size: tuple[int, int], computed: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[tuple[int, int]] = []
+    resize = Image.Image.resize
+
+    def spy(picture: Image.Image, size: tuple[int, int], *args: Any) -> Image.Image:
+        sizes.append(size)
+        return resize(picture, size, *args)
+
+    monkeypatch.setattr(Image.Image, "resize", spy)
+    preprocess(np.asarray(noise(*size)), IMAGENET, Limits())
+    assert sizes == computed
 
 
 @pytest.mark.parametrize("crop", range(13, 25))

@@ -1,7 +1,7 @@
 """The import rule of deployments/__init__.py, read off the source: imports go down only, and never sideways.
 
-    (0) errors, messages, settings   (1) imaging, metrics, batching, gathering, repository   (2) engines, protocols
-    (3) ingress, preprocessor, classifier   (4) graph
+    (0) errors, messages, resizing, settings   (1) imaging, metrics, batching, gathering, repository
+    (2) engines, protocols   (3) ingress, preprocessor, classifier   (4) graph
 
 Model libraries stay inside engines, and Ray at levels 3 and 4 and in metrics.
 """
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 LEVELS = {
     "deployments": 0,
-    **dict.fromkeys(("errors", "messages", "settings"), 0),
+    **dict.fromkeys(("errors", "messages", "resizing", "settings"), 0),
     **dict.fromkeys(("imaging", "metrics", "batching", "gathering", "repository"), 1),
     **dict.fromkeys(("engines", "protocols"), 2),
     **dict.fromkeys(("ingress", "preprocessor", "classifier"), 3),
@@ -28,7 +28,9 @@ SIDEWAYS = {"settings": {"errors"}, "messages": {"settings", "errors"}}
 PACKAGES = {"engines", "protocols"}
 # What the rest of the graph may know of the engines when it is imported.
 ENGINE_SEAM = {"deployments.engines", "deployments.engines.base"}
-MODEL_LIBRARIES = {"torch", "torchvision", "safetensors", "openvino", "onnxruntime", "tensorrt"}
+MODEL_LIBRARIES = {
+    *("torch", "torchvision", "safetensors", "openvino", "nncf", "onnx", "onnxscript", "onnxruntime", "tensorrt"),
+}
 
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
@@ -54,9 +56,13 @@ def imports_of(name: str, source: str, *, is_package: bool = False) -> list[Impo
 
 def _statements(node: ast.AST, *, at_import_time: bool) -> Iterator[tuple[ast.AST, bool]]:
     yield node, at_import_time
-    deferred = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    deferred = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or _is_for_types_only(node)
     for child in ast.iter_child_nodes(node):
         yield from _statements(child, at_import_time=at_import_time and not deferred)
+
+
+def _is_for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def _imported(node: ast.AST, package: str) -> list[str]:
@@ -131,6 +137,26 @@ def test_imports_go_down_only(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("deployments")])
 def test_every_module_says_what_it_is_for(name: str) -> None:
     assert ast.get_docstring(ast.parse(MODULES[name].read_text(encoding="utf-8")))
+
+
+def loaded_with(name: str, seen: frozenset[str] = frozenset()) -> set[str]:
+    """All modules, this project's and others', that importing `name` imports; of the others only their own name."""
+    if name not in MODULES:
+        return {name.partition(".")[0]}
+    source, is_package = MODULES[name].read_text(encoding="utf-8"), MODULES[name].name == "__init__.py"
+    imported = [one.module for one in imports_of(name, source, is_package=is_package) if one.at_import_time]
+    found = {name}
+    for module in imported:
+        if module not in seen:
+            found |= loaded_with(module, seen | found)
+    return found
+
+
+@pytest.mark.parametrize("name", ["deployments.classifier", "deployments.engines.choice"])
+def test_model_libraries_are_loaded_only_when_an_engine_is_created(name: str) -> None:
+    loaded = loaded_with(name)
+    assert {"numpy", "deployments.engines.base"} <= loaded  # The walk gets there.
+    assert loaded & MODEL_LIBRARIES == set()
 
 
 def test_the_graphs_annotations_are_not_strings() -> None:
