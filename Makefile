@@ -1,6 +1,7 @@
 # What users, contributors and CI call. Each target makes what it needs.
 
 CONFIG ?= configs/local.yaml
+BENCH ?= overhead preprocess engines serve compare
 BIN := .venv/bin
 
 .PHONY: help setup serve test check lint model bench
@@ -33,8 +34,13 @@ lint: setup ## let ruff mend and format what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: setup ## measure what the graph itself costs, beside one written as in Serve's documentation
-	@$(BIN)/python -m benchmarks.overhead
+bench: setup ## measure all of BENCH: costs, engines, decoders, latency, other servers (an hour; plots in docs/benchmarks)
+	@mkdir -p .cache/benchmarks
+	@for name in $(BENCH); do \
+		$(BIN)/python -m benchmarks.$$name > .cache/benchmarks/$$name.txt || exit 1; \
+		cat .cache/benchmarks/$$name.txt; \
+	done
+	@$(BIN)/python -m benchmarks.plots $(BENCH:%=.cache/benchmarks/%.txt)
 
 model: setup ## train the bundled model again, as the next version (half an hour on two cores)
 	@$(BIN)/python -m examples.finetune

@@ -18,14 +18,16 @@ from deployments.ingress import Ingress
 from deployments.preprocessor import Preprocessor
 from deployments.settings import ModelSettings, Settings
 
+# Serve tries a constructor 20 times by default; settings or a model that do not work twice will not work then either.
+RETRIES = 2
+
 
 def build(settings: Settings) -> Application:
     """The application of a config. Serve validates `args:` as Settings; a wrong one raises ConfigError."""
     preprocessor = deployment()(Preprocessor).bind(settings.limits, settings.preprocessor_threads)
     classifiers = {model.name: _classifier(model) for model in settings.models}
-    return deployment()(Ingress).bind(settings, preprocessor, classifiers)
+    return deployment(max_constructor_retry_count=RETRIES)(Ingress).bind(settings, preprocessor, classifiers)
 
 
 def _classifier(model: ModelSettings) -> Application:
-    # Serve tries a constructor 20 times by default; a model that cannot load twice will not load then either.
-    return deployment(name=model.name, max_constructor_retry_count=2)(Classifier).bind(model)
+    return deployment(name=model.name, max_constructor_retry_count=RETRIES)(Classifier).bind(model)

@@ -43,16 +43,23 @@ class _Waiting(Generic[Item, Result]):
 
 
 class MergeGate(Generic[Item, Result]):
-    """Feeds `run` one batch at a time. `run` must return one result per item, in the order of the items."""
+    """Feeds `run`, one batch at a time to each of `runners`. It must return one result per item, in their order."""
 
-    def __init__(self, run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], max_batch_size: int) -> None:
+    def __init__(
+        self,
+        run: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
+        max_batch_size: int,
+        runners: int = 1,
+    ) -> None:
         self.max_batch_size = max_batch_size
         self.expired = 0
         self.abandoned = 0
         self._run = run
         self._waiting: list[_Waiting[Item, Result]] = []
         self._numbers = itertools.count()
-        self._worker: asyncio.Task[None] | None = None
+        self._runners = runners
+        self._running = 0
+        self._workers: set[asyncio.Task[None]] = set()
 
     def submit(self, item: Item, deadline: float = float("inf")) -> "asyncio.Future[Timed[Result]]":
         """A future of the item's result; cancelling it takes the item out of the queue.
@@ -63,16 +70,22 @@ class MergeGate(Generic[Item, Result]):
         now = time.monotonic()
         future: asyncio.Future[Timed[Result]] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, _Waiting(deadline, next(self._numbers), item, now, future))
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._drain())
+        if self._running < self._runners:
+            self._running += 1
+            worker = asyncio.create_task(self._drain())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
         return future
 
     async def _drain(self) -> None:
-        while self._waiting:
-            # Callers that the last batch just woke get to submit again before the next one closes.
-            await asyncio.sleep(0)
-            if batch := self._take():
-                await self._run_or_halve(batch)
+        try:
+            while self._waiting:
+                # Callers that the last batch just woke get to submit again before the next one closes.
+                await asyncio.sleep(0)
+                if batch := self._take():
+                    await self._run_or_halve(batch)
+        finally:
+            self._running -= 1
 
     def _take(self) -> list[_Waiting[Item, Result]]:
         batch: list[_Waiting[Item, Result]] = []

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import ray
 from ray import serve
 
 from deployments.batching import MergeGate, Timed
@@ -19,7 +20,7 @@ from deployments.engines import create_engine
 from deployments.engines.base import Engine
 from deployments.errors import ApertureError, ConfigError
 from deployments.messages import Logits, ModelInfo, Pixels, Scores
-from deployments.settings import LiveSettings, ModelSettings, check_batch_can_fill, live_batch_size
+from deployments.settings import LiveSettings, ModelSettings, check_batch_can_fill, live_batch_size, with_threads
 
 logger = logging.getLogger("ray.serve")
 
@@ -30,17 +31,18 @@ Outcome = asyncio.Future[Timed[Logits]]
 class Classifier:
     def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings
-        # One thread: engines are called from one at a time, and torch keeps its thread count per calling thread.
-        self._device_thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         try:
             check_batch_can_fill(settings, serve.get_replica_context()._deployment_config.max_ongoing_requests)
-            self._engine = self._device_thread.submit(_load, settings).result()
+            cores = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+            self._engine = create_engine(with_threads(settings, cores))
         except ConfigError as err:
             logger.error("Model %s cannot be served: %s", settings.name, err)
             # Without the frames of the loader: the sentence is what `serve status` is to show.
             raise ConfigError(str(err)) from None
         self._info = self._engine.info()
-        self._gate: MergeGate[Pixels, Logits] = MergeGate(self._run, settings.max_batch_size)
+        runners = self._engine.runners()
+        self._runners = ThreadPoolExecutor(runners, thread_name_prefix="engine")
+        self._gate: MergeGate[Pixels, Logits] = MergeGate(self._run, settings.max_batch_size, runners)
         self._set_max_batch_size(settings.max_batch_size)
         logger.info("Model %s is warm: %s", settings.name, self._info)
 
@@ -79,17 +81,11 @@ class Classifier:
         return [[self._gate.submit(pixels, deadline) for pixels, deadline in jobs] for jobs in calls]
 
     async def _run(self, batch: Sequence[Pixels]) -> Sequence[Logits]:
-        return await asyncio.get_running_loop().run_in_executor(self._device_thread, _infer, self._engine, batch)
-
-
-def _load(settings: ModelSettings) -> Engine:
-    engine = create_engine(settings)
-    engine.warm_up(settings.max_batch_size)
-    return engine
+        return await asyncio.get_running_loop().run_in_executor(self._runners, _infer, self._engine, batch)
 
 
 def _infer(engine: Engine, batch: Sequence[Pixels]) -> Sequence[Logits]:
-    logits = engine.infer(np.stack(batch))  # (N, classes) float32
+    logits = engine.infer(batch)  # (N, classes) float32
     if not np.isfinite(logits).all():
         raise RuntimeError("The engine returned values that are not finite.")
     return list(logits)

@@ -18,6 +18,7 @@ import ray
 from grpc_health.v1 import health_pb2
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve._private.constants import RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH, RAY_SERVE_USE_GRPC_BY_DEFAULT
 from ray.serve.exceptions import BackPressureError
 from ray.serve.grpc_util import RayServegRPCContext
 from ray.serve.handle import DeploymentHandle
@@ -41,7 +42,7 @@ from deployments.protocols.http import asgi_app
 from deployments.protocols.oip import rest as oip_rest
 from deployments.protocols.predict import DEFAULT_TOP_K, checked_top_k, render_many, render_one
 from deployments.protocols.predict import routes as predict_routes
-from deployments.settings import Gathering, Limits, Settings
+from deployments.settings import Gathering, Limits, ModelSettings, Settings, check_messages_fit
 
 logger = logging.getLogger("ray.serve")
 
@@ -64,10 +65,12 @@ class Hops:
 @serve.ingress()
 class Ingress:
     def __init__(self, settings: Settings, preprocessor: Handle, classifiers: dict[str, Handle]) -> None:
+        if RAY_SERVE_USE_GRPC_BY_DEFAULT:
+            check_messages_fit(settings, RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH)
         self._limits = settings.limits
         self._preprocessor = _on_this_loop(preprocessor)
         self._classifiers = {name: _on_this_loop(classifier) for name, classifier in classifiers.items()}
-        self._hops = {name: self._hops_of(name, settings.gathering) for name in classifiers}
+        self._hops = {model.name: self._hops_of(model, settings.gathering) for model in settings.models}
         self._models: dict[str, ModelInfo | None] = dict.fromkeys(classifiers)
         self._watchers: set[asyncio.Task[None]] = set()
 
@@ -157,7 +160,9 @@ class Ingress:
             logger.exception("An image of request %s failed", _request_id())
             return InferenceFailed("The image could not be classified because of an internal error.")
 
-    def _hops_of(self, name: str, gathering: Gathering | None) -> Hops:
+    def _hops_of(self, model: ModelSettings, gathering: Gathering | None) -> Hops:
+        name = model.name
+
         async def preprocess(images: Sequence[ImageInput]) -> Sequence[Pixels | ApertureError]:
             # A replica that hangs must not keep one of the calls in flight for ever.
             async with _within(self._limits.request_timeout_s):
@@ -175,8 +180,13 @@ class Ingress:
             return scores
 
         bounds = gathering or Gathering(max_calls=sys.maxsize, max_images=1)
-        limits = {"max_calls": bounds.max_calls, "max_items": bounds.max_images, "max_bytes": bounds.max_bytes}
-        return Hops(Gatherer(preprocess, **limits), Gatherer(classify, **limits))
+        limits = {"max_calls": bounds.max_calls, "max_bytes": bounds.max_bytes}
+        # A call returns as a whole: with more than a batch in it, the first images would wait for a second batch.
+        batch = min(bounds.max_images, model.max_batch_size)
+        return Hops(
+            Gatherer(preprocess, max_items=bounds.max_images, **limits),
+            Gatherer(classify, max_items=batch, **limits),
+        )
 
     def _describe_again(self, info: ModelInfo) -> ModelNotReady:
         """A replica that started later found another version on disk, whose labels and preprocessing may differ."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.errors import ApertureError
-from deployments.settings import PreprocessingSpec
+from deployments.settings import EngineName, Precision, PreprocessingSpec
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB, contiguous
 Logits = NDArray[np.float32]  # (classes,)
@@ -28,7 +28,8 @@ class ModelInfo:
     labels: tuple[str, ...]
     preprocessing: PreprocessingSpec
     architecture: str
-    engine: str
+    engine: EngineName
+    precision: Precision
     device: str
 
 

@@ -20,7 +20,11 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ColourByte = Annotated[int, Field(ge=0, le=255)]
 # Names end up in URLs, in metric labels and as Serve deployment names, where '#' and '/' are separators.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+# Pickled arguments and Serve's own metadata around the payload of a message: a few hundred bytes for each image.
+MESSAGE_OVERHEAD_BYTES = 2**20
 RESERVED_NAMES = ("Ingress", "Preprocessor")
+EngineName = Literal["torch", "torch-compile", "onnxruntime", "openvino", "tensorrt", "dummy"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
 class Frozen(BaseModel):
@@ -46,11 +50,15 @@ class PreprocessingSpec(Frozen):
     # Channel means and deviations of ImageNet's training set, as in torchvision.transforms._presets.
     mean: tuple[Finite, Finite, Finite] = (0.485, 0.456, 0.406)
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+    # "fast" decodes large JPEGs at a lower scale and resizes only what is kept: benchmarks.preprocess has the drift.
+    fidelity: Literal["exact", "fast"] = "exact"
 
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 over the canonical JSON of the spec."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        # Exact pixels keep the digest that they had before there was another fidelity.
+        exclude = {"fidelity"} if self.fidelity == "exact" else None
+        return hashlib.sha256(self.model_dump_json(exclude=exclude).encode()).hexdigest()[:16]
 
 
 class Limits(Frozen):
@@ -79,6 +87,13 @@ class Gathering(Frozen):
     max_bytes: Positive = 16 * 2**20
 
 
+class Tolerance(Frozen):
+    """How far an engine may be from eager float32 on the golden images, before the numeric guard refuses it."""
+
+    top1_agreement: Annotated[float, Field(ge=0, le=1)] = 0.995
+    max_probability_difference: Annotated[float, Field(ge=0, le=1)] = 0.02
+
+
 class ModelSettings(Frozen):
     """One model: where its weights are and what runs it.
 
@@ -93,12 +108,26 @@ class ModelSettings(Frozen):
     # A text file with one label a line, for weights from a file.
     labels: str | None = None
     preprocessing: PreprocessingSpec | None = None
-    engine: Literal["torch", "dummy"] = "torch"
+    # "fast" trades exactness of the pixels for a quicker decode; see PreprocessingSpec.
+    fidelity: Literal["exact", "fast"] = "exact"
+    # "auto": whichever of the installed ones is the fastest on this machine and passes the numeric guard.
+    engine: Literal["auto", EngineName] = "auto"
+    # "auto" may go below fp32, as far as `tolerance` lets it.
+    precision: Literal["auto", Precision] = "fp32"
+    # Applies below fp32; fp32 itself has to be within rounding of the reference.
+    tolerance: Tolerance = Tolerance()
+    # When the guard refuses what was asked for: take the next engine that passes, or fail the start.
+    on_refusal: Literal["next", "fail"] = "next"
+    # A folder of images on which engines are compared; by default golden/ beside the weights.
+    golden: str | None = None
+    # A folder of at least 200 images by which int8 finds its ranges; by default the golden ones.
+    calibration: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # Batches are warmed up to this size; `user_config` may lower it while the model serves.
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
-    # Intra-op threads of the engine on a CPU. Serve's num_cpus reserves cores but pins nothing.
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    # Intra-op threads of the engine on a CPU; by default the whole cores of the replica's num_cpus, at least one.
+    # Serve's num_cpus itself reserves cores but limits nothing.
+    threads: Annotated[int, Field(ge=1, le=256)] | None = None
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
@@ -145,6 +174,21 @@ class LiveSettings(Frozen):
     max_batch_size: Positive | None = None
 
 
+def check_messages_fit(settings: Settings, max_message_bytes: int) -> None:
+    """Raises ConfigError if what the limits let in could not travel between deployments, or come out of decoding."""
+    limits = settings.limits
+    room = max_message_bytes - MESSAGE_OVERHEAD_BYTES
+    sizes = {"limits.max_body_bytes": limits.max_body_bytes, "limits.max_array_bytes": limits.max_array_bytes}
+    if settings.gathering is not None:
+        sizes["gathering.max_bytes"] = settings.gathering.max_bytes
+    for key, size in sizes.items():
+        if size > room:
+            raise ConfigError(
+                f"{key} is {size}, but deployments exchange messages of at most {max_message_bytes} bytes, headers "
+                f"included; lower it, or raise RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH in configs/ray.env."
+            )
+
+
 def check_batch_can_fill(model: ModelSettings, max_ongoing_requests: int) -> None:
     """Raises ConfigError if Serve would never let a full batch and the next one onto a replica together."""
     needed = 2 * model.max_batch_size
@@ -153,6 +197,13 @@ def check_batch_can_fill(model: ModelSettings, max_ongoing_requests: int) -> Non
             f"Deployment {model.name!r} has max_ongoing_requests {max_ongoing_requests}, with which batches of "
             f"max_batch_size {model.max_batch_size} can never fill while one runs; it must be at least {needed}."
         )
+
+
+def with_threads(model: ModelSettings, num_cpus: float) -> ModelSettings:
+    """The model with its threads stated: its own, or the whole cores of `num_cpus`, which a replica has reserved."""
+    if model.threads is not None:
+        return model
+    return model.model_copy(update={"threads": max(1, int(num_cpus))})
 
 
 def live_batch_size(model: ModelSettings, live: LiveSettings) -> int:

@@ -3,13 +3,16 @@
     python -m examples.finetune                                   the bundled model, on pictures drawn by shape_pictures
     python -m examples.finetune --data DIR --name flowers         your pictures: DIR/<class>/<picture>
 
-Either writes models/NAME/<next version>/ (weights, model.yaml) and, for a new name, configs/NAME.yaml. SGD with
-momentum and a cosine schedule; accuracy and the confusion matrix come from pictures that training never saw, seen
-through the same preprocessing as when serving.
+Either writes models/NAME/<next version>/ (weights, model.yaml, golden/) and, for a new name, configs/NAME.yaml. SGD
+with momentum and a cosine schedule; accuracy, the confusion matrix and the golden pictures, on which the service
+compares engines, are of what training never saw, preprocessed as when serving.
+
+    python -m examples.finetune --golden-only models/shapes/1     trains nothing: golden/ for a version that has none
 """
 
 import argparse
 import math
+import shutil
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from deployments.engines.golden import GOLDEN
 from deployments.engines.sources import pretrained_state, read_state
 from deployments.errors import ConfigError
-from deployments.repository import write_manifest
+from deployments.repository import MANIFEST, write_manifest
 from deployments.settings import ModelSettings, PreprocessingSpec
 from examples.training_data import Split, folder_splits, shape_splits
 
@@ -42,11 +46,16 @@ def main() -> None:
 def finetune(args: argparse.Namespace) -> None:
     spec = PreprocessingSpec(resize_size=args.resize_size or args.crop_size, crop_size=args.crop_size)
     train, held_out = folder_splits(args.data, spec) if args.data else shape_splits(args.pictures, args.held_out, spec)
+    if args.golden_only:
+        if not (args.golden_only / MANIFEST).is_file():
+            raise ConfigError(f"{args.golden_only} has no {MANIFEST}; give the directory of a version.")
+        held_out.pictures.write_golden(args.golden_only / GOLDEN)
+        return
     print(f"{len(train.labels)} classes, {len(train.pictures)} pictures to train on, {len(held_out.pictures)} held out")
     model = build_model(args.architecture, len(train.labels), args.start_from)
     fit(model, train, spec, args)
     # Before the evaluation, whose failure must not cost the training.
-    directory = export(model, args.architecture, args.name, train.labels, spec)
+    directory = export(model, args.architecture, args.name, held_out, spec)
     config = write_config(args.name)
     print(f"Wrote {directory.relative_to(ROOT)}. To serve it: make serve CONFIG={config.relative_to(ROOT)}")
     report(evaluate(model, held_out, spec, args.batch_size), train.labels)
@@ -65,6 +74,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=10, help="passes over --data; drawn pictures are never repeated")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=None, help="peak (default: 0.08, or 0.01 with --data)")
+    parser.add_argument("--golden-only", type=Path, metavar="DIR", help="models/NAME/VERSION to write golden/ into")
     parser.add_argument("--workers", type=int, default=2, help="processes that read or draw pictures")
     args = parser.parse_args()
     own_data = args.data is not None
@@ -172,18 +182,22 @@ def report(confusion: Tensor, labels: tuple[str, ...]) -> None:
     print(f"Accuracy on held-out pictures: {confusion.diagonal().sum() / confusion.sum():.2%} of {confusion.sum()}\n")
 
 
-def export(model: nn.Module, architecture: str, name: str, labels: tuple[str, ...], spec: PreprocessingSpec) -> Path:
+def export(model: nn.Module, architecture: str, name: str, held_out: Split, spec: PreprocessingSpec) -> Path:
     root = ROOT / "models" / name
     versions = [int(entry.name) for entry in root.glob("*") if entry.name.isdecimal()]
     version = max(versions, default=0) + 1
     # No version to find_version, so that a replica that starts meanwhile serves the one before.
     unfinished = root / f".tmp-{version}"
-    unfinished.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(unfinished, ignore_errors=True)  # Of an export that was interrupted.
+    unfinished.mkdir(parents=True)
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     weights = unfinished / "model.safetensors"
     save_file(state, weights)
     weights.chmod(0o644)  # safetensors lets only the owner read, and the service may run as somebody else.
-    write_manifest(unfinished, architecture=architecture, weights=weights.name, labels=labels, preprocessing=spec)
+    write_manifest(
+        unfinished, architecture=architecture, weights=weights.name, labels=held_out.labels, preprocessing=spec
+    )
+    held_out.pictures.write_golden(unfinished / GOLDEN)
     return unfinished.rename(root / str(version))
 
 

@@ -6,6 +6,7 @@ random. What it would refuse is left out.
 """
 
 import hashlib
+import shutil
 from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import RandomResizedCrop
 from tqdm import tqdm
 
+from deployments.engines.golden import MAX_GOLDEN_IMAGES
 from deployments.errors import ApertureError
 from deployments.imaging import decode, preprocess, resize_and_crop
 from deployments.settings import Limits, PreprocessingSpec
@@ -32,6 +35,10 @@ HELD_OUT_SHARE = 0.1
 PLAIN_UNTIL_SHARE = 0.35
 # Held-out drawings take their seeds from here on; training never reaches it.
 HELD_OUT_SEED = 10**9
+# The same for the drawings on which the service compares engines; the held-out ones never reach these.
+GOLDEN_SEED = 2 * 10**9
+# Lossless, they would be three times as large; as JPEGs they are under a megabyte, and are what clients send.
+GOLDEN_JPEG_QUALITY = 90
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,15 @@ class DrawnShapes(Pictures):
         picture = draw_shape(LABELS[label], self.first_seed + index, plain_share)
         return torch.from_numpy(np.array(resize_and_crop(picture, self.spec, LIMITS))), label
 
+    def write_golden(self, directory: Path) -> None:
+        """New drawings of the model's input size, as many of each class."""
+        directory.mkdir(exist_ok=True)
+        drawings = DrawnShapes(GOLDEN_SEED, MAX_GOLDEN_IMAGES, self.spec)
+        for index in range(len(drawings)):
+            pixels, label = drawings[index]
+            path = directory / f"{index:03}-{LABELS[label]}.jpg"
+            Image.fromarray(pixels.numpy()).save(path, quality=GOLDEN_JPEG_QUALITY)
+
 
 class PictureFiles(Pictures):
     in_order = False
@@ -103,6 +119,13 @@ class PictureFiles(Pictures):
             return torch.from_numpy(preprocess(data, self.spec, LIMITS).copy()), label
         pixels = np.array(self.crop(decode(data, LIMITS)))
         return torch.from_numpy(pixels[:, ::-1].copy() if torch.rand(()) < 0.5 else pixels), label
+
+    def write_golden(self, directory: Path) -> None:
+        """Copies of these files, evenly picked if there are more than the service compares."""
+        directory.mkdir(exist_ok=True)
+        picked = np.linspace(0, len(self) - 1, min(MAX_GOLDEN_IMAGES, len(self))).round().astype(int)
+        for number, (path, _) in enumerate(self.files[index] for index in picked):
+            shutil.copyfile(path, directory / f"{number:03}-{path.parent.name}{path.suffix}")
 
 
 def _without_refused(files: list[tuple[Path, int]], spec: PreprocessingSpec) -> list[tuple[Path, int]]:

@@ -37,5 +37,9 @@ if ! .venv/bin/python -m pip install --disable-pip-version-check --editable '.[d
     echo "The packages could not be installed; the reason stands above." >&2
     exit 1
 fi
+echo "Measuring which engine runs the bundled model best on this machine (the first time takes up to a minute)"
+if ! .venv/bin/python -m scripts.prepare configs/local.yaml; then
+    echo "That failed, for the reason above; serving the bundled model will meet it, too." >&2
+fi
 # The Makefile compares it with where the checkout is now.
 echo "$root" >.venv/installed

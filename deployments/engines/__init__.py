@@ -1,35 +1,23 @@
-"""Engines: what turns a batch of uint8 pixels into logits. `create_engine` picks one by name.
+"""Engines: what turns a batch of uint8 pixels into logits. `create_engine` picks, builds and checks one.
 
-Model libraries are imported inside the creators, so that a replica loads only the one that it runs.
+    settings -> choice: which engine, measured if it is left open -> registry: its creator -> guard: within tolerance?
+
+Each engine is built from the model's artefacts, which are derived from its weights once and kept on disk.
 """
 
-from collections.abc import Callable
-
 from deployments.engines.base import Engine
-from deployments.errors import ConfigError
 from deployments.settings import ModelSettings
 
 
 def create_engine(settings: ModelSettings) -> Engine:
-    """The engine that `settings.engine` names, loaded but not warm.
+    """The engine that `settings` ask for, warm and within tolerance of eager float32.
 
-    Raises ConfigError with one sentence if the model cannot be served.
+    Raises ConfigError with one sentence for each reason why the model cannot be served.
     """
-    return _CREATORS[settings.engine](settings)
+    if settings.engine == "dummy":
+        from deployments.engines.dummy import DummyEngine
 
+        return DummyEngine(settings)
+    from deployments.engines.choice import choose_engine
 
-def _create_torch(settings: ModelSettings) -> Engine:
-    try:
-        from deployments.engines.torch_engine import TorchEngine
-    except ImportError as err:
-        raise ConfigError(f"Engine 'torch' of model {settings.name!r} cannot be imported: {err}.") from err
-    return TorchEngine(settings)
-
-
-def _create_dummy(settings: ModelSettings) -> Engine:
-    from deployments.engines.dummy import DummyEngine
-
-    return DummyEngine(settings)
-
-
-_CREATORS: dict[str, Callable[[ModelSettings], Engine]] = {"torch": _create_torch, "dummy": _create_dummy}
+    return choose_engine(settings)

@@ -1,27 +1,70 @@
 """The seam between the graph and a model library."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.messages import ModelInfo
+from deployments.errors import ConfigError
+from deployments.messages import ModelInfo, Pixels
+
+Images = Sequence[Pixels] | NDArray[np.uint8]  # N of (H, W, 3), or (N, H, W, 3)
 
 
 class Engine(Protocol):
-    """A loaded model. Built on one thread and called from one thread at a time."""
+    """A loaded model. Built on one thread and called from `runners()` threads, which may not be that one."""
 
     def info(self) -> ModelInfo:
-        """What the model is and where it runs."""
+        """What the model is, what runs it and at which precision."""
         ...
 
-    def warm_up(self, max_batch_size: int) -> None:
-        """Runs every batch size up to `max_batch_size` once, so that no request pays for a first time.
-
-        Raises ConfigError if the model's outputs do not match its labels.
-        """
+    def batch_sizes(self) -> Sequence[int]:
+        """The sizes that really run, ascending up to `max_batch_size`; `infer` pads other counts to the next one."""
         ...
 
-    def infer(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """pixels: uint8 (N, H, W, 3), RGB. Returns logits, float32 (N, classes). Normalisation happens inside."""
+    def runners(self) -> int:
+        """How many threads may be inside `infer` at once."""
         ...
+
+    def infer(self, images: Images) -> NDArray[np.float32]:
+        """Logits, float32 (N, classes), of up to `max_batch_size` uint8 RGB images. Normalisation happens inside."""
+        ...
+
+
+def warm_up(engine: Engine) -> None:
+    """Runs every batch size twice, so that no request pays for a first time.
+
+    Raises ConfigError if the outputs do not match the labels.
+    """
+    info = engine.info()
+    side = info.preprocessing.crop_size
+    for batch_size in engine.batch_sizes():
+        # Libraries that specialise code to a shape do so when they see it again.
+        for _ in range(2):
+            logits = engine.infer(np.zeros((batch_size, side, side, 3), dtype=np.uint8))
+        if logits.shape != (batch_size, len(info.labels)):
+            raise ConfigError(
+                f"Model {info.name!r} has {len(info.labels)} labels, but {info.architecture} answers a batch of "
+                f"{batch_size} with the shape {logits.shape}."
+            )
+
+
+def power_of_two_sizes(max_batch_size: int) -> tuple[int, ...]:
+    """1, 2, 4, ... and `max_batch_size`: batch sizes for engines that prepare each one; padding at most doubles."""
+    powers = [1 << exponent for exponent in range(max_batch_size.bit_length()) if 1 << exponent < max_batch_size]
+    return (*powers, max_batch_size)
+
+
+def next_size(count: int, sizes: Sequence[int]) -> int:
+    """The smallest of the ascending `sizes` that holds `count` images."""
+    return next(size for size in sizes if size >= count)
+
+
+def stack(images: Images, size: int) -> NDArray[np.uint8]:
+    """uint8 (size, H, W, 3), contiguous; what is left after the images is black."""
+    if isinstance(images, np.ndarray) and len(images) == size:
+        return np.ascontiguousarray(images)
+    batch = np.zeros((size, *images[0].shape), dtype=np.uint8)
+    np.stack(list(images), out=batch[: len(images)])
+    return batch

@@ -45,7 +45,7 @@ def expected_predictions(image: ImageInput, top_k: int = DEFAULT_TOP_K) -> list[
 
 
 def info(name: str, version: int) -> ModelInfo:
-    return ModelInfo(name, version, LABELS, PreprocessingSpec(), "dummy", "dummy", "cpu")
+    return ModelInfo(name, version, LABELS, PreprocessingSpec(), "dummy", "dummy", "fp32", "cpu")
 
 
 class BytesPlane:

@@ -39,6 +39,7 @@ def settings_of_file(
         weights=str(weights),
         labels=str(labels),
         preprocessing=SPEC,
+        engine="torch",
         device="cpu",
     )
 
@@ -52,7 +53,9 @@ def cache(torch_home: Path, architecture: str, state: object) -> None:
 
 
 def pretrained(architecture: str, **settings: Any) -> ModelSettings:
-    return ModelSettings(name="big", architecture=architecture, weights="IMAGENET1K_V1", device="cpu", **settings)
+    """torchvision's weights, run by eager torch one image at a time unless `settings` say otherwise."""
+    own = {"name": "big", "architecture": architecture, "weights": "IMAGENET1K_V1", "device": "cpu"}
+    return ModelSettings.model_validate({**own, "engine": "torch", "max_batch_size": 1, **settings})
 
 
 def move_download_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

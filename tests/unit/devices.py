@@ -64,3 +64,47 @@ async def fails_on_bad(items: Sequence[str]) -> list[str]:
     if "bad" in items:
         raise ValueError("secret text of the model library")
     return [f"result of {item}" for item in items]
+
+
+class Lanes:
+    """Runs batches beside each other; each is held until the test finishes it by its number."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.running: set[int] = set()
+        self._began = asyncio.Condition()
+        self._finish: list[asyncio.Event] = []
+
+    async def run(self, items: Sequence[str]) -> list[str]:
+        number = len(self.batches)
+        self.batches.append(list(items))
+        self._finish.append(asyncio.Event())
+        self.running.add(number)
+        async with self._began:
+            self._began.notify_all()
+        try:
+            await self._finish[number].wait()
+        finally:
+            self.running.remove(number)
+        return await fails_on_bad(items)
+
+    async def started(self, count: int) -> None:
+        """Returns once that many batches have begun."""
+        async with self._began:
+            await self._began.wait_for(lambda: len(self.batches) >= count)
+
+    def finish(self, number: int) -> None:
+        self._finish[number].set()
+
+
+async def two_busy_lanes(
+    max_batch_size: int = 8,
+) -> tuple[MergeGate[str, str], Lanes, list[asyncio.Future[Timed[str]]]]:
+    """A gate with two runners, each in the middle of a batch of one, and the futures of these."""
+    lanes = Lanes()
+    gate = MergeGate(lanes.run, max_batch_size, runners=2)
+    running = []
+    for count in (1, 2):
+        running.append(gate.submit(f"running {count}"))
+        await lanes.started(count)
+    return gate, lanes, running

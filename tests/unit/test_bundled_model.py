@@ -1,10 +1,15 @@
 """The model in the repository: small, complete, and able to name shapes that other drawing code made."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from deployments.engines import create_engine
+from deployments.engines.base import Engine
+from deployments.engines.golden import GOLDEN, MAX_GOLDEN_IMAGES, pick_images
 from deployments.imaging import preprocess
 from deployments.repository import find_version
 from deployments.settings import Limits, ModelSettings
@@ -21,13 +26,45 @@ def test_the_weights_are_under_six_megabytes() -> None:
     assert find_version(str(MODEL_PATH)).weights_path.stat().st_size < 6_000_000
 
 
-def test_shapes_drawn_by_other_code_are_named() -> None:
-    engine = create_engine(ModelSettings(name="shapes", path=str(MODEL_PATH)))
-    info = engine.info()
-    assert set(info.labels) == set(LABELS)
-    hits = []
-    for label in LABELS:
-        encoded = [encode(draw(label, seed), "PNG") for seed in range(PICTURES_PER_SHAPE)]
-        batch = np.stack([preprocess(picture, info.preprocessing, Limits()) for picture in encoded])
-        hits += [info.labels[index] == label for index in engine.infer(batch).argmax(axis=1)]
-    assert np.mean(hits) >= PROMISED_ACCURACY
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return create_engine(ModelSettings(name="shapes", path=str(MODEL_PATH)))
+
+
+def accuracy(engine: Engine, pictures: Sequence[bytes], labels: Sequence[str]) -> float:
+    info, size = engine.info(), engine.batch_sizes()[-1]
+    pixels = np.stack([preprocess(picture, info.preprocessing, Limits()) for picture in pictures])
+    batches = [engine.infer(pixels[start : start + size]) for start in range(0, len(pixels), size)]
+    named = [info.labels[index] for index in np.concatenate(batches).argmax(axis=1)]
+    return float(np.mean([name == label for name, label in zip(named, labels, strict=True)]))
+
+
+def test_shapes_drawn_by_other_code_are_named(engine: Engine) -> None:
+    assert set(engine.info().labels) == set(LABELS)
+    drawn = [(label, seed) for label in LABELS for seed in range(PICTURES_PER_SHAPE)]
+    pictures = [encode(draw(label, seed), "PNG") for label, seed in drawn]
+    assert accuracy(engine, pictures, [label for label, _ in drawn]) >= PROMISED_ACCURACY
+
+
+# Its golden images
+
+
+def golden_files() -> list[Path]:
+    return pick_images(find_version(str(MODEL_PATH)).weights_path.parent / GOLDEN, MAX_GOLDEN_IMAGES)
+
+
+def test_the_golden_images_are_as_many_as_are_compared_and_as_many_of_each_shape() -> None:
+    counts = Counter(path.stem.partition("-")[2] for path in golden_files())
+    assert counts.total() == MAX_GOLDEN_IMAGES
+    assert set(counts) == set(LABELS)
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_the_golden_images_are_under_one_and_a_half_megabytes() -> None:
+    assert sum(path.stat().st_size for path in golden_files()) < 1_500_000
+
+
+def test_the_golden_images_are_shapes_that_the_model_names(engine: Engine) -> None:
+    files = golden_files()
+    labels = [path.stem.partition("-")[2] for path in files]
+    assert accuracy(engine, [path.read_bytes() for path in files], labels) > 0.95

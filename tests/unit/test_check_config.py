@@ -209,8 +209,8 @@ TEXTS: dict[str, tuple[str, str]] = {
         "The key 'port' on line",
     ),
     "a key twice in args": (
-        LOCAL.replace("          threads: 1\n", "          threads: 1\n          threads: 2\n"),
-        "The key 'threads' on line",
+        LOCAL.replace("          precision: fp32\n", "          precision: fp32\n          precision: bf16\n"),
+        "The key 'precision' on line",
     ),
     "invalid YAML": (f"{LOCAL}\n  - [", "The config is not valid YAML: "),
     "an empty file": ("", "has the value None: Input should be a valid dictionary"),

@@ -3,7 +3,6 @@
 import os
 import pickle
 import socket
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,14 +63,14 @@ def test_a_file_for_no_classifier_of_torchvisions_is_refused(
 
 
 def test_unknown_weights_are_refused_with_those_that_exist() -> None:
-    settings = ModelSettings(name="big", architecture="resnet50", weights="IMAGENET1K_V3", device="cpu")
+    settings = pretrained("resnet50", weights="IMAGENET1K_V3")
     sentence = sentence_of(lambda: create_engine(settings))
     for words in ("'IMAGENET1K_V3'", "'big'", "resnet50", "IMAGENET1K_V1, IMAGENET1K_V2", ".safetensors"):
         assert words in sentence
 
 
 def test_weights_without_classes_are_refused() -> None:
-    settings = ModelSettings(name="big", architecture="vgg16", weights="IMAGENET1K_FEATURES", device="cpu")
+    settings = pretrained("vgg16", weights="IMAGENET1K_FEATURES")
     sentence = sentence_of(lambda: create_engine(settings))
     for words in ("'IMAGENET1K_FEATURES'", "'big'", "no classes"):
         assert words in sentence
@@ -172,25 +171,6 @@ def test_a_checkpoint_with_a_layer_too_many_is_refused(network: torch.nn.Module,
     torch.save({**network.state_dict(), "head.weight": torch.zeros(3)}, tmp_path / "mine.pth")
     sentence = sentence_of(lambda: create_engine(settings_of_file(tmp_path, tmp_path / "mine.pth")))
     assert "unknown head.weight" in sentence
-
-
-def test_cuda_without_a_device_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch, model_path: Path) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    settings = ModelSettings(name="shapes", path=str(model_path), device="cuda")
-    sentence = sentence_of(lambda: create_engine(settings))
-    for words in ("'shapes'", "device 'cuda'", "num_gpus", "'auto' or 'cpu'"):
-        assert words in sentence
-
-
-def test_auto_without_a_device_is_the_cpu(monkeypatch: pytest.MonkeyPatch, model_path: Path) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert create_engine(ModelSettings(name="shapes", path=str(model_path))).info().device == "cpu"
-
-
-def test_an_engine_whose_library_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch, model_path: Path) -> None:
-    monkeypatch.setitem(sys.modules, "deployments.engines.torch_engine", None)
-    settings = ModelSettings(name="shapes", path=str(model_path))
-    assert "Engine 'torch' of model 'shapes' cannot be imported" in sentence_of(lambda: create_engine(settings))
 
 
 # Downloads that fail

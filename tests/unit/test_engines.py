@@ -1,7 +1,9 @@
 """Engines against torchvision's own pipeline, and what they say of themselves."""
 
-import copy
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ import torchvision
 from numpy.typing import NDArray
 from torchvision.transforms import Compose, Normalize, ToTensor
 
-from deployments.engines import create_engine, sources, torch_engine
+from deployments.engines import create_engine, sources
 from deployments.engines.base import Engine
+from deployments.engines.registry import automatic
 from deployments.settings import ModelSettings, PreprocessingSpec
 from tests.unit.checkpoints import (
     ARCHITECTURE,
@@ -23,7 +26,6 @@ from tests.unit.checkpoints import (
     settings_of_file,
     settle,
 )
-from tests.unit.sentences import sentence_of
 
 # Numerics
 
@@ -98,7 +100,7 @@ def test_a_version_on_disk_is_described_by_its_manifest(engine: Engine) -> None:
     info = engine.info()
     assert (info.name, info.version, info.architecture) == ("shapes", 3, ARCHITECTURE)
     assert (info.labels, info.preprocessing) == (LABELS, SPEC)
-    assert (info.engine, info.device) == ("torch", "cpu")
+    assert (info.engine, info.precision, info.device) == ("torch", "fp32", "cpu")
 
 
 def test_a_checkpoint_with_labels_is_served(
@@ -117,29 +119,35 @@ def test_pretrained_weights_bring_their_labels_and_preprocessing(torch_home: Pat
     assert info.preprocessing == PreprocessingSpec()
 
 
-def test_warm_up_runs_every_batch_size_once(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = create_engine(ModelSettings(name="shapes", path=str(model_path), device="cpu"))
-    shapes = []
-
-    def infer(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        shapes.append(pixels.shape)
-        return np.zeros((len(pixels), len(LABELS)), dtype=np.float32)
-
-    monkeypatch.setattr(engine, "infer", infer)
-    engine.warm_up(3)
-    assert shapes == [(1, 64, 64, 3), (2, 64, 64, 3), (3, 64, 64, 3)]
+# Whichever runs
 
 
-def test_warm_up_refuses_outputs_that_do_not_match_the_labels(
-    network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A copy, since an engine lays its module out anew in memory.
-    source = sources.ModelSource(copy.deepcopy(network), ARCHITECTURE, version=1, labels=LABELS[:3], preprocessing=SPEC)
-    monkeypatch.setattr(torch_engine, "load_source", lambda settings: source)
-    engine = create_engine(ModelSettings(name="shapes", path="models/shapes", device="cpu"))
-    sentence = sentence_of(lambda: engine.warm_up(1))
-    for words in ("'shapes'", "3 labels", ARCHITECTURE, "(1, 5)"):
-        assert words in sentence
+def test_auto_serves_the_first_of_all_that_are_installed(own_cache: Path, model_path: Path) -> None:
+    settings = ModelSettings(name="shapes", path=str(model_path), device="cpu", max_batch_size=2)
+    info = create_engine(settings).info()
+    (path,) = own_cache.rglob("rows.json")
+    rows = json.loads(path.read_text())["rows"]
+    assert (info.engine, info.precision) == (rows[0]["choice"]["engine"], "fp32")
+    # Each of these libraries computes what torch does.
+    assert {row["choice"]["engine"] for row in rows if row["images_per_s"]} == {
+        choice.engine for choice in automatic("cpu", None, ("fp32",))
+    }
+
+
+def test_a_second_start_imports_torch_only_if_torch_is_what_runs(model_path: Path) -> None:
+    script = f"""
+import sys
+from deployments.engines import create_engine
+from deployments.settings import ModelSettings
+settings = ModelSettings(name="shapes", path={str(model_path)!r}, device="cpu", max_batch_size=2)
+print(create_engine(settings).info().engine.startswith("torch"), "torch" in sys.modules)
+"""
+    first, second = (
+        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True) for _ in range(2)
+    )
+    assert first.stdout.endswith(" True\n")
+    runs_on_torch, imported = second.stdout.split()
+    assert imported == runs_on_torch
 
 
 # The dummy

@@ -12,6 +12,7 @@ from deployments.settings import (
     ModelSettings,
     PreprocessingSpec,
     Settings,
+    Tolerance,
     check_batch_can_fill,
     live_batch_size,
 )
@@ -27,9 +28,16 @@ def test_the_shortest_settings_are_one_model() -> None:
     assert settings.preprocessor_threads == 1
 
 
-def test_a_model_defaults_to_eager_torch_on_whatever_device_is_there() -> None:
+def test_a_model_defaults_to_the_fastest_engine_at_fp32_on_whatever_is_there() -> None:
     model = ModelSettings.model_validate(SHAPES)
-    assert (model.engine, model.device, model.max_batch_size, model.threads) == ("torch", "auto", 8, 1)
+    assert (model.engine, model.precision, model.device) == ("auto", "fp32", "auto")
+    assert (model.max_batch_size, model.threads, model.fidelity) == (8, None, "exact")
+
+
+def test_the_tolerance_defaults_to_one_image_in_200_and_two_percent() -> None:
+    model = ModelSettings.model_validate(SHAPES)
+    assert (model.tolerance.top1_agreement, model.tolerance.max_probability_difference) == (0.995, 0.02)
+    assert (model.on_refusal, model.golden, model.calibration) == ("next", None, None)
 
 
 def test_limits_default_to_what_one_photo_needs() -> None:
@@ -52,9 +60,10 @@ def test_preprocessing_defaults_to_torchvisions_evaluation_transform() -> None:
         (Limits(), "max_pixels"),
         (ModelSettings.model_validate(SHAPES), "max_batch_size"),
         (PreprocessingSpec(), "crop_size"),
+        (Tolerance(), "top1_agreement"),
         (LiveSettings(), "max_batch_size"),
     ],
-    ids=["settings", "limits", "model", "preprocessing", "live settings"],
+    ids=["settings", "limits", "model", "preprocessing", "tolerance", "live settings"],
 )
 def test_settings_cannot_be_changed(settings: Frozen, key: str) -> None:
     with pytest.raises(ValidationError, match="frozen"):
@@ -120,7 +129,35 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "unknown engine": (
         {"models": [{**SHAPES, "engine": "caffe"}]},
-        ["'engine' of ModelSettings", "'caffe'", "'torch' or 'dummy'"],
+        [
+            "'engine' of ModelSettings",
+            "'caffe'",
+            "'auto', 'torch', 'torch-compile', 'onnxruntime', 'openvino', 'tensorrt' or 'dummy'",
+        ],
+    ),
+    "unknown precision": (
+        {"models": [{**SHAPES, "precision": "fp8"}]},
+        ["'precision' of ModelSettings", "'fp8'", "'auto', 'fp32', 'bf16', 'fp16' or 'int8'"],
+    ),
+    "agreement in percent": (
+        {"models": [{**SHAPES, "tolerance": {"top1_agreement": 99.5}}]},
+        ["'top1_agreement' of Tolerance", "99.5", "less than or equal to 1"],
+    ),
+    "misspelt tolerance": (
+        {"models": [{**SHAPES, "tolerance": {"top_1_agreement": 1}}]},
+        ["Tolerance has no key 'top_1_agreement'", "it knows top1_agreement, max_probability_difference"],
+    ),
+    "unknown way out of a refusal": (
+        {"models": [{**SHAPES, "on_refusal": "warn"}]},
+        ["'on_refusal' of ModelSettings", "'warn'", "'next' or 'fail'"],
+    ),
+    "unknown fidelity": (
+        {"models": [{**SHAPES, "fidelity": "best"}]},
+        ["'fidelity' of ModelSettings", "'best'", "'exact' or 'fast'"],
+    ),
+    "no threads": (
+        {"models": [{**SHAPES, "threads": 0}]},
+        ["'threads' of ModelSettings", "0", "greater than or equal to 1"],
     ),
     "no models": ({"models": []}, ["'models' of Settings", "[]", "at least 1"]),
     "models missing": ({}, ["Settings needs the key 'models'", "missing"]),
@@ -247,6 +284,7 @@ CHANGES: dict[str, Any] = {
     "interpolation": "bicubic",
     "mean": (0.485, 0.456, 0.407),
     "std": (0.229, 0.224, 0.226),
+    "fidelity": "fast",
 }
 
 

@@ -20,11 +20,21 @@ from torch import nn
 
 from deployments import imaging
 from deployments.engines import create_engine
+from deployments.engines.golden import MAX_GOLDEN_IMAGES
 from deployments.repository import find_version, write_manifest
 from deployments.settings import ModelSettings, PreprocessingSpec, Settings
 from examples import finetune
 from examples.shape_pictures import LABELS, draw_shape
-from examples.training_data import LIMITS, DrawnShapes, PictureFiles, Split, folder_splits, shape_splits
+from examples.training_data import (
+    GOLDEN_SEED,
+    LIMITS,
+    DrawnShapes,
+    PictureFiles,
+    Split,
+    _is_held_out,
+    folder_splits,
+    shape_splits,
+)
 from scripts.check_config import check_config
 from tests.unit.checkpoints import Trap, cache
 
@@ -67,6 +77,17 @@ def test_a_folder_of_pictures_becomes_a_model_that_tells_them_apart(workspace: P
     assert engine.infer(batch).argmax(axis=1).tolist() == [0, 1]
 
 
+def test_the_held_out_pictures_are_the_golden_ones(workspace: Path) -> None:
+    golden = workspace / "models/colours/1/golden"
+    by_class: dict[str, list[bytes]] = {"blue": [], "red": []}
+    for path in golden.iterdir():
+        by_class[path.stem.partition("-")[2]].append(path.read_bytes())
+    for label, contents in by_class.items():
+        held_out = [path for path in (workspace / "pictures" / label).glob("*.png") if _is_held_out(path)]
+        assert sorted(contents) == sorted(path.read_bytes() for path in held_out)
+        assert len(contents) > 0
+
+
 def test_training_shows_the_version_only_when_it_is_whole(workspace: Path) -> None:
     assert [entry.name for entry in (workspace / "models/colours").iterdir()] == ["1"]
 
@@ -74,7 +95,10 @@ def test_training_shows_the_version_only_when_it_is_whole(workspace: Path) -> No
 def test_training_writes_a_config_that_serves_the_new_model(workspace: Path) -> None:
     config = check_config(workspace / "configs/colours.yaml")
     settings = Settings.model_validate(config.applications[0].args)
-    assert [(model.name, model.path) for model in settings.models] == [("colours", "models/colours")]
+    (model,) = settings.models
+    assert (model.name, model.path) == ("colours", "models/colours")
+    # What is fastest for the new model is found out on the machine that serves it.
+    assert (model.engine, model.precision, model.threads) == ("auto", "fp32", None)
 
 
 @pytest.mark.parametrize("name", ["a.b-c", "2024", "null", "name", "models"])
@@ -290,8 +314,9 @@ def test_a_file_to_start_from_that_does_not_exist_ends_the_script(command: Calla
 # Versions
 
 
-def export(labels: tuple[str, ...] = ("cat", "dog")) -> Path:
-    return finetune.export(nn.Linear(2, 2), ARCHITECTURE, "pets", labels, SPEC)
+def export() -> Path:
+    held_out = Split(("cat", "dog"), PictureFiles([], SPEC, augment=False))
+    return finetune.export(nn.Linear(2, 2), ARCHITECTURE, "pets", held_out, SPEC)
 
 
 def test_a_replica_that_starts_during_an_export_finds_the_version_before(
@@ -326,6 +351,50 @@ def test_an_interrupted_export_is_no_hindrance_to_the_next(tmp_path: Path, monke
 def test_everybody_may_read_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finetune, "ROOT", tmp_path)
     assert stat.S_IMODE((export() / "model.safetensors").stat().st_mode) == 0o644
+
+
+# Golden pictures
+
+
+def test_more_held_out_pictures_than_are_compared_are_picked_evenly(tmp_path: Path) -> None:
+    names = [f"cat/{number:03}.png" for number in range(MAX_GOLDEN_IMAGES)] + ["dog/1.jpeg", "dog/2.bmp", "dog/3.png"]
+    files = [(pictures_in(tmp_path, name) / name, 0) for name in names]
+    PictureFiles(files, SPEC, augment=False).write_golden(tmp_path / "golden")
+    written = sorted(path.name for path in (tmp_path / "golden").iterdir())
+    assert len(written) == MAX_GOLDEN_IMAGES
+    assert (written[0], written[-1]) == ("000-cat.png", "255-dog.png")
+
+
+def test_golden_drawings_are_neither_trained_on_nor_held_out(tmp_path: Path) -> None:
+    train, held_out = shape_splits(160_000, 5_000, SPEC)
+    assert isinstance(train.pictures, DrawnShapes)
+    assert isinstance(held_out.pictures, DrawnShapes)
+    seeds = [range(one.first_seed, one.first_seed + len(one)) for one in (train.pictures, held_out.pictures)]
+    golden = range(GOLDEN_SEED, GOLDEN_SEED + MAX_GOLDEN_IMAGES)
+    assert all(golden.start >= other.stop or golden.stop <= other.start for other in seeds)
+
+
+def test_golden_drawings_are_written_for_a_version_that_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model.yaml").touch()
+    monkeypatch.setattr(sys, "argv", ["finetune", "--crop-size", "32", "--golden-only", str(tmp_path)])
+    finetune.main()
+    written = sorted(path.name for path in (tmp_path / "golden").iterdir())
+    assert (len(written), written[0], written[-1]) == (
+        MAX_GOLDEN_IMAGES,
+        f"000-{LABELS[0]}.jpg",
+        f"255-{LABELS[5]}.jpg",
+    )
+    with Image.open(tmp_path / "golden" / written[0]) as picture:
+        assert picture.size == (32, 32)
+
+
+def test_golden_pictures_are_written_for_no_directory_but_a_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["finetune", "--golden-only", str(tmp_path)])
+    assert "has no model.yaml" in exit_sentence(finetune.main)
 
 
 # Drawings

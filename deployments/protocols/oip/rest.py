@@ -34,6 +34,7 @@ def _metadata(info: ModelInfo) -> dict[str, Any]:
         "versions": [str(info.version)],
         "platform": f"{info.engine}_{info.architecture}",
         "device": info.device,
+        "precision": info.precision,
         "labels": list(info.labels),
         "preprocessing": {**info.preprocessing.model_dump(mode="json"), "digest": info.preprocessing.digest},
     }
