@@ -1,78 +1,184 @@
-"""A load generator that disturbs little: raw HTTP/1.1 on kept-alive connections, one asyncio task a caller.
+"""A load generator that disturbs little, in one process and on one event loop. It knows no images and no models.
 
-Closed loop: each of `callers` sends its next request when the answer to its last one has come.
+    closed loop   each of a number of callers sends its next request when the answer to its last one has come: how much
+                  a service can do, and how long callers wait who wait for each other
+    open loop     requests are due at random moments, whatever became of the earlier ones: how long users wait who know
+                  nothing of each other. Latency counts from the moment at which a request was due, so that a service
+                  that stalls is charged for everybody whom it kept waiting (no coordinated omission)
+
+Neither runs longer than its duration and one request's timeout.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
+
+from benchmarks.http_client import Connection, Target
+
+TIMEOUT_S = 30.0
+# Opened before an open loop starts and used in turn, so that a server that spreads connections over its processes can.
+WARM_CONNECTIONS = 32
+MAX_CONNECTIONS = 256
+MAX_REQUESTS = 200_000
+OK, TIMEOUT, DISCONNECTED = "200", "timeout", "disconnected"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What `callers` saw in `elapsed_s` seconds. `failed` counts every status but 200."""
+    """What came of the requests of one run. `latencies_s` has those answered with 200."""
 
-    callers: int
     elapsed_s: float
     latencies_s: Sequence[float]
-    failed: int
+    # How many requests ended in each HTTP status, in no answer in time, or in no answer at all.
+    statuses: Mapping[str, int]
 
     @property
     def per_second(self) -> float:
+        """Requests answered with 200 per second."""
         return len(self.latencies_s) / self.elapsed_s
 
+    @property
+    def failed(self) -> int:
+        return sum(count for status, count in self.statuses.items() if status != OK)
+
     def percentile_ms(self, percent: float) -> float:
-        return float(np.percentile(self.latencies_s, percent)) * 1000
+        """Over the requests answered with 200; NaN if there were none."""
+        return float(np.percentile(self.latencies_s, percent)) * 1000 if self.latencies_s else float("nan")
 
 
-async def closed_loop(url: str, bodies: Sequence[bytes], callers: int, duration_s: float) -> Outcome:
-    """POSTs `bodies` in turn to `url` for `duration_s`."""
+async def closed_loop(
+    target: Target | str, bodies: Sequence[bytes], callers: int, duration_s: float, *, timeout_s: float = TIMEOUT_S
+) -> Outcome:
+    """POSTs `bodies` in turn for `duration_s`, never more than `callers` at a time."""
+    run = _Run(target, bodies, timeout_s)
     started = time.perf_counter()
-    runs = [
-        _call_until(url, [*bodies[caller % len(bodies) :], *bodies], started + duration_s) for caller in range(callers)
-    ]
-    results = await asyncio.gather(*runs)
-    latencies_s = [latency_s for latencies, _ in results for latency_s in latencies]
-    return Outcome(callers, time.perf_counter() - started, latencies_s, sum(failed for _, failed in results))
+    await asyncio.gather(*(_call_until(run, caller, started + duration_s) for caller in range(callers)))
+    return run.outcome(time.perf_counter() - started)
 
 
-async def _call_until(url: str, bodies: Sequence[bytes], end: float) -> tuple[list[float], int]:
-    address = urlsplit(url)
-    connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-    latencies_s: list[float] = []
-    failed = number = 0
-    while (sent := time.perf_counter()) < end:
-        # HAProxy closes connections when its configuration changes, and says so in the answer before.
-        reader, writer = connection or await asyncio.open_connection(address.hostname, address.port)
-        body = bodies[number % len(bodies)]
+async def open_loop(
+    target: Target | str,
+    bodies: Sequence[bytes],
+    per_second: float,
+    duration_s: float,
+    *,
+    seed: int = 0,
+    timeout_s: float = TIMEOUT_S,
+    warm_connections: int = WARM_CONNECTIONS,
+    max_connections: int = MAX_CONNECTIONS,
+) -> Outcome:
+    """POSTs `bodies` in turn at the moments of a Poisson process of `per_second`, for `duration_s`.
+
+    A request that finds `max_connections` in use waits for one; that wait counts, and its timeout runs.
+    """
+    due_s = arrivals(per_second, duration_s, seed)
+    run = _Run(target, bodies, timeout_s)
+    pool = _Pool(run.target, max_connections)
+    await pool.fill(min(warm_connections, max_connections))
+    started = time.perf_counter()
+    calls = [asyncio.create_task(_call_at(run, pool, number, started + at_s)) for number, at_s in enumerate(due_s)]
+    await asyncio.gather(*calls)
+    pool.close()
+    return run.outcome(max(duration_s, time.perf_counter() - started))
+
+
+def arrivals(per_second: float, duration_s: float, seed: int) -> list[float]:
+    """The moments of a Poisson process in [0, duration_s), in seconds and in order; the same for the same seed."""
+    expected = per_second * duration_s
+    if expected > MAX_REQUESTS:
+        raise ValueError(f"{per_second}/s for {duration_s} s is more than {MAX_REQUESTS} requests.")
+    # Six standard deviations above the mean and a few: never too few in practice.
+    gaps_s = np.random.default_rng(seed).exponential(1 / per_second, int(expected + 6 * expected**0.5 + 16))
+    moments_s = np.cumsum(gaps_s)
+    return [float(moment_s) for moment_s in moments_s[moments_s < duration_s]]
+
+
+@dataclass
+class _Run:
+    """The requests of one run, and what has become of them so far."""
+
+    target_or_url: Target | str
+    bodies: Sequence[bytes]
+    timeout_s: float
+    latencies_s: list[float] = field(default_factory=list)
+    statuses: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        url_or_target = self.target_or_url
+        self.target = Target(url_or_target) if isinstance(url_or_target, str) else url_or_target
+        self.requests = [self.target.encode(body) for body in self.bodies]
+
+    async def send(self, connection: Connection, number: int, due: float) -> None:
+        response = await connection.exchange(self.requests[number % len(self.requests)])
+        self.statuses[str(response.status)] += 1
+        if str(response.status) == OK:
+            self.latencies_s.append(time.perf_counter() - due)
+
+    @asynccontextmanager
+    async def counted(self, due: float) -> AsyncIterator[None]:
+        """Ends what is inside `timeout_s` after `due`, and counts what it ended in if that was no answer."""
+        try:
+            async with asyncio.timeout(due + self.timeout_s - time.perf_counter()):
+                yield
+        except TimeoutError:
+            self.statuses[TIMEOUT] += 1
+        except (OSError, asyncio.IncompleteReadError, ValueError):
+            self.statuses[DISCONNECTED] += 1
+
+    def outcome(self, elapsed_s: float) -> Outcome:
+        return Outcome(elapsed_s, self.latencies_s, dict(self.statuses))
+
+
+async def _call_until(run: _Run, caller: int, end: float) -> None:
+    pool = _Pool(run.target, limit=1)
+    number = caller  # Each begins with another body.
+    while (due := time.perf_counter()) < end:
+        async with run.counted(due), pool.connection() as connection:
+            await run.send(connection, number, due)
         number += 1
-        head = f"POST {address.path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
-        status, stays_open = await _read_response(reader)
-        if status == 200:
-            latencies_s.append(time.perf_counter() - sent)
-        else:
-            failed += 1
-        connection = (reader, writer) if stays_open else None
-        if not stays_open:
-            writer.close()
-    if connection is not None:
-        connection[1].close()
-    return latencies_s, failed
+    pool.close()
 
 
-async def _read_response(reader: asyncio.StreamReader) -> tuple[int, bool]:
-    """The status of the next response, and whether the connection stays open. The body is read and thrown away."""
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    length = next((line for line in head.split(b"\r\n") if line.startswith(b"content-length:")), None)
-    if length is not None:
-        await reader.readexactly(int(length.split(b":")[1]))
-    else:  # chunked
-        while (size := int(await reader.readuntil(b"\r\n"), 16)) > 0:
-            await reader.readexactly(size + 2)
-        await reader.readexactly(2)
-    return int(head.split(b" ", 2)[1]), b"\r\nconnection: close" not in head
+async def _call_at(run: _Run, pool: "_Pool", number: int, due: float) -> None:
+    await asyncio.sleep(due - time.perf_counter())
+    async with run.counted(due), pool.connection() as connection:
+        await run.send(connection, number, due)
+
+
+class _Pool:
+    """Up to `limit` connections, opened when none is idle; the one idle for longest goes first, so all take turns."""
+
+    def __init__(self, target: Target, limit: int) -> None:
+        self._target, self._slots = target, asyncio.Semaphore(limit)
+        self._idle: deque[Connection] = deque()
+
+    async def fill(self, count: int) -> None:
+        self._idle.extend(await asyncio.gather(*(Connection.open(self._target) for _ in range(count))))
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        async with self._slots:
+            connection = await self._idle_or_new()
+            try:
+                yield connection
+            except BaseException:
+                connection.close()  # An answer may still come on it, to a request that nobody waits for.
+                raise
+            self._idle.append(connection)
+
+    async def _idle_or_new(self) -> Connection:
+        while self._idle:
+            connection = self._idle.popleft()
+            if connection.is_open:
+                return connection
+            connection.close()
+        return await Connection.open(self._target)
+
+    def close(self) -> None:
+        for connection in self._idle:
+            connection.close()

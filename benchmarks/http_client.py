@@ -1,0 +1,72 @@
+"""HTTP/1.1 over asyncio streams, as little of it as a load generator needs: POST on connections that are kept alive.
+
+It knows bodies of a stated length and chunked ones; no redirects, compression or TLS.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+
+class Response(NamedTuple):
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where requests go, and the headers that each of them carries besides Host and Content-Length."""
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def encode(self, body: bytes) -> bytes:
+        """The bytes of one request, made before the clock starts."""
+        address = urlsplit(self.url)
+        path = f"{address.path or '/'}{f'?{address.query}' if address.query else ''}"
+        headers = {"Host": address.netloc, "Content-Length": str(len(body)), **self.headers}
+        lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class Connection:
+    """One request at a time. Raises OSError, asyncio.IncompleteReadError or ValueError when the server hangs up or
+    speaks something else; the connection is of no use after that, nor after a cancelled request."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self._stays_open = True
+
+    @classmethod
+    async def open(cls, target: Target) -> "Connection":
+        address = urlsplit(target.url)
+        return cls(*await asyncio.open_connection(address.hostname, address.port))
+
+    @property
+    def is_open(self) -> bool:
+        """False once the server has said or shown that it takes no further request here."""
+        return self._stays_open and not self._reader.at_eof()
+
+    async def exchange(self, request: bytes) -> Response:
+        self._writer.write(request)
+        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        body = await self._read_body(head)
+        # HAProxy closes connections when its configuration changes, and says so in the answer before.
+        self._stays_open = b"\r\nconnection: close" not in head
+        return Response(int(head.split(b" ", 2)[1]), body)
+
+    async def _read_body(self, head: bytes) -> bytes:
+        length = next((line for line in head.split(b"\r\n") if line.startswith(b"content-length:")), None)
+        if length is not None:
+            return await self._reader.readexactly(int(length.split(b":")[1]))
+        chunks = []
+        while (size := int(await self._reader.readuntil(b"\r\n"), 16)) > 0:
+            chunks.append(await self._reader.readexactly(size))
+            await self._reader.readexactly(2)
+        await self._reader.readexactly(2)
+        return b"".join(chunks)
+
+    def close(self) -> None:
+        self._writer.close()
