@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from deployments.engines.artefacts import Artefacts
 from deployments.engines.base import Engine
-from deployments.engines.loading import conditions, identity_of_conditions, load
+from deployments.engines.loading import cannot_run, conditions, identity_of_conditions, load
 from deployments.engines.registry import Choice, Device
 from deployments.errors import ConfigError
 
@@ -100,13 +100,19 @@ def _measure(artefacts: Artefacts, choices: Sequence[Choice], device: Device) ->
 def _row(artefacts: Artefacts, choice: Choice, device: Device) -> Row:
     try:
         engine, verdict = load(artefacts, choice, device)
+        return Row(choice, _speeds(engine, artefacts.golden.pixels), str(verdict))
     except ConfigError as refusal:
         return Row(choice, {}, str(refusal))
-    pixels, largest = artefacts.golden.pixels, engine.batch_sizes()[-1]
+    except Exception as err:
+        return Row(choice, {}, str(cannot_run(artefacts.settings.name, choice, err)))
+
+
+def _speeds(engine: Engine, pixels: NDArray[np.uint8]) -> dict[int, float]:
+    largest = engine.batch_sizes()[-1]
     speeds = {1: images_per_s(engine, pixels, 1, runners=1)}
     # Under load all runners are at work, each on a batch of its own.
     speeds[largest] = images_per_s(engine, pixels, largest, engine.runners())
-    return Row(choice, speeds, str(verdict))
+    return speeds
 
 
 def _read_rows(directory: Path) -> list[Row]:

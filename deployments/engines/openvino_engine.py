@@ -77,6 +77,7 @@ class OpenVinoEngine:
             size = max(size for size in self._requests if size <= len(batch) - start)
             parts.append(self._run(batch[start : start + size]))
             start += size
+        # A copy even of a single part. Each size runs at most once, so that no part has been overwritten.
         return np.concatenate(parts)
 
     def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -84,8 +85,7 @@ class OpenVinoEngine:
         # OpenVINO shares no memory that it may not write, and arrays out of Ray's object store are such.
         request.set_input_tensor(ov.Tensor(batch, shared_memory=batch.flags.writeable))
         request.infer()
-        # A copy, since the request writes the next answer into the same memory.
-        logits: NDArray[np.float32] = request.get_output_tensor().data.copy()  # (N, classes)
+        logits: NDArray[np.float32] = request.get_output_tensor().data  # (N, classes), until the request runs again
         return logits
 
 

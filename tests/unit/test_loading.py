@@ -1,12 +1,14 @@
 """The guard at every load: on which images, in which batches, and what it does not let pass."""
 
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deployments.engines.artefacts import Artefacts
+from deployments.engines.base import Images
 from deployments.engines.loading import KNOWN_TO_PASS_IMAGES, Refused, load
 from deployments.engines.registry import Choice
 from deployments.settings import ModelSettings
@@ -82,6 +84,23 @@ def test_an_engine_that_is_wrong_at_one_batch_size_is_refused(tiny_path: Path, r
     registry.add("torch", lambda logits: wrong(logits) if len(logits) == size else logits)
     with pytest.raises(Refused, match="top-1 agreement"):
         load(Artefacts(settings(tiny_path, max_batch_size=4)), TORCH, "cpu")
+
+
+def test_all_runners_of_an_engine_are_compared_at_once(
+    tiny_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whoever comes alone waits for ever, but for the timeout that fails the test.
+    together, infer = threading.Barrier(2, timeout=20), Eager.infer
+
+    def in_pairs(engine: Eager, images: Images) -> Logits:
+        if threading.current_thread() is not threading.main_thread():
+            together.wait()
+        return infer(engine, images)
+
+    monkeypatch.setattr(Eager, "infer", in_pairs)
+    monkeypatch.setattr(Eager, "runners", lambda engine: 2)
+    registry.add("torch")
+    load(Artefacts(settings(tiny_path)), TORCH, "cpu")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

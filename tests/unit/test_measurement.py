@@ -1,5 +1,6 @@
 """What `auto` takes: the fastest that passes, by a measurement that is kept for as long as nothing changes."""
 
+import fcntl
 import json
 import logging
 import threading
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 from deployments.engines import create_engine, loading, measurement
-from deployments.engines.base import Images
+from deployments.engines.artefacts import Artefacts
+from deployments.engines.base import Engine, Images
 from deployments.engines.measurement import Row, images_per_s
 from deployments.engines.registry import Choice
 from tests.unit.kinds import Eager, Logits, Registry, running, settings, wrong
@@ -97,6 +99,44 @@ def test_all_runners_of_an_engine_are_measured_at_once(monkeypatch: pytest.Monke
 
     engine = object.__new__(TwoRunners)
     assert images_per_s(engine, np.zeros((2, 8, 8, 3), dtype=np.uint8), 2, runners=2) > 0
+
+
+def test_an_engine_that_fails_while_it_is_measured_is_out(
+    tiny_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    registry.add("openvino")
+    registry.add("torch")
+    measure = measurement.images_per_s
+
+    def runs_out_of_memory(engine: Engine, *args: Any, **kwargs: Any) -> float:
+        if engine.info().engine == "openvino":
+            raise RuntimeError("out of memory with all runners at work")
+        return measure(engine, *args, **kwargs)
+
+    monkeypatch.setattr(measurement, "images_per_s", runs_out_of_memory)
+    assert running(settings(tiny_path)) == "torch fp32"
+    assert "cannot run on openvino fp32: out of memory" in rows_in(own_cache)[1]["verdict"]
+
+
+def test_nothing_else_on_the_machine_is_measured_meanwhile(
+    tiny_path: Path, registry: Registry, own_cache: Path
+) -> None:
+    taken = []
+
+    def try_to_measure(artefacts: Artefacts) -> None:
+        # A lock of another file that was opened, as another process would have it.
+        with (own_cache / "alone").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                taken.append(True)
+            else:
+                taken.append(False)
+
+    registry.add("openvino", before=try_to_measure)
+    create_engine(settings(tiny_path))
+    # While it is measured, and when it is loaded to serve.
+    assert taken == [True, False]
 
 
 # Kept

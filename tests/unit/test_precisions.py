@@ -1,5 +1,6 @@
 """At which precision a model runs when that is left open, or when what was named does not pass."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,19 @@ def test_int8_is_refused_with_the_count_of_images_where_they_are_too_few(
     asked_for = settings(tiny_path, engine="openvino", precision="int8", golden=str(photographs))
     with pytest.raises(ConfigError, match="at least 200 images to find its ranges, and model 'shapes' has 12"):
         create_engine(asked_for)
+
+
+def test_other_calibration_images_are_judged_anew(
+    tiny_path: Path, registry: Registry, photographs: Path, tmp_path: Path
+) -> None:
+    calibration = tmp_path / "calibration"
+    shutil.copytree(photographs, calibration)
+    registry.add("torch")
+    registry.add("openvino", precisions=("int8",))
+    asked_for = settings(tiny_path, precision="auto", golden=str(photographs), calibration=str(calibration))
+    for _ in range(2):
+        create_engine(asked_for)
+    assert len(registry.built()) == 4  # Two that are measured, and the one that serves, twice.
+    (calibration / "00.png").unlink()
+    create_engine(asked_for)
+    assert len(registry.built()) == 3
