@@ -108,13 +108,13 @@ class ModelSettings(Frozen):
     # A text file with one label a line, for weights from a file.
     labels: str | None = None
     preprocessing: PreprocessingSpec | None = None
-    # "fast" trades exactness of the pixels for a quicker decode; see PreprocessingSpec.
-    fidelity: Literal["exact", "fast"] = "exact"
+    # In place of the one in the model's preprocessing spec: "fast" trades exactness of the pixels for a quicker decode.
+    fidelity: Literal["exact", "fast"] | None = None
     # "auto": whichever of the installed ones is the fastest on this machine and passes the numeric guard.
     engine: Literal["auto", EngineName] = "auto"
     # "auto" may go below fp32, as far as `tolerance` lets it.
     precision: Literal["auto", Precision] = "fp32"
-    # Applies below fp32; fp32 itself has to be within rounding of the reference.
+    # Applies below fp32; fp32 itself has to be within rounding of the reference, or closer if this is tighter.
     tolerance: Tolerance = Tolerance()
     # When the guard refuses what was asked for: take the next engine that passes, or fail the start.
     on_refusal: Literal["next", "fail"] = "next"
@@ -197,6 +197,11 @@ def check_batch_can_fill(model: ModelSettings, max_ongoing_requests: int) -> Non
             f"Deployment {model.name!r} has max_ongoing_requests {max_ongoing_requests}, with which batches of "
             f"max_batch_size {model.max_batch_size} can never fill while one runs; it must be at least {needed}."
         )
+
+
+def with_fidelity(spec: PreprocessingSpec, model: ModelSettings) -> PreprocessingSpec:
+    """The spec as the model is served with it."""
+    return spec if model.fidelity is None else spec.model_copy(update={"fidelity": model.fidelity})
 
 
 def with_threads(model: ModelSettings, num_cpus: float) -> ModelSettings:

@@ -1,6 +1,7 @@
 """Engines: what turns a batch of uint8 pixels into logits. `create_engine` picks, builds and checks one.
 
-    settings -> choice: which engine, measured if it is left open -> registry: its creator -> guard: within tolerance?
+    settings -> choice: which engines, in which order; measurement, if that is left open
+             -> loading: the registry's creator builds it, and the guard says whether it is within tolerance
 
 Each engine is built from the model's artefacts, which are derived from its weights once and kept on disk.
 """

@@ -23,7 +23,7 @@ from deployments.engines.golden import GOLDEN, MAX_GOLDEN_IMAGES, identity_of, m
 from deployments.errors import ConfigError
 from deployments.messages import ModelInfo
 from deployments.repository import ModelVersion, find_version, read_labels, sha256_of
-from deployments.settings import EngineName, ModelSettings, Precision, PreprocessingSpec
+from deployments.settings import EngineName, ModelSettings, Precision, PreprocessingSpec, with_fidelity
 
 if TYPE_CHECKING:
     import torch
@@ -154,7 +154,7 @@ class Artefacts:
             name=self.settings.name,
             version=facts.version,
             labels=facts.labels,
-            preprocessing=facts.preprocessing.model_copy(update={"fidelity": self.settings.fidelity}),
+            preprocessing=with_fidelity(facts.preprocessing, self.settings),
             architecture=facts.architecture,
             engine=engine,
             precision=precision,

@@ -1,7 +1,7 @@
 """The seam between the graph and a model library."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,10 @@ from deployments.messages import ModelInfo, Pixels
 Images = Sequence[Pixels] | NDArray[np.uint8]  # N of (H, W, 3), or (N, H, W, 3)
 
 
+# Engines that run any size prepare most of their work at the first few; to run all up to 1024 would take minutes.
+MAX_WARM_SIZES: Final = 16
+
+
 class Engine(Protocol):
     """A loaded model. Built on one thread and called from `runners()` threads, which may not be that one."""
 
@@ -20,7 +24,10 @@ class Engine(Protocol):
         ...
 
     def batch_sizes(self) -> Sequence[int]:
-        """The sizes that really run, ascending up to `max_batch_size`; `infer` pads other counts to the next one."""
+        """The sizes that really run, ascending up to `max_batch_size`.
+
+        `infer` takes any count up to the last: it pads to the next size, or runs in parts, whichever costs it less.
+        """
         ...
 
     def runners(self) -> int:
@@ -33,13 +40,15 @@ class Engine(Protocol):
 
 
 def warm_up(engine: Engine) -> None:
-    """Runs every batch size twice, so that no request pays for a first time.
+    """Runs batch sizes twice, so that no request pays for a first time: all of them, or MAX_WARM_SIZES evenly picked.
 
     Raises ConfigError if the outputs do not match the labels.
     """
     info = engine.info()
     side = info.preprocessing.crop_size
-    for batch_size in engine.batch_sizes():
+    sizes = engine.batch_sizes()
+    step = max(1, len(sizes) // MAX_WARM_SIZES)
+    for batch_size in reversed(sizes[::-1][::step]):
         # Libraries that specialise code to a shape do so when they see it again.
         for _ in range(2):
             logits = engine.infer(np.zeros((batch_size, side, side, 3), dtype=np.uint8))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deployments.engines.base import Images
 from deployments.messages import ModelInfo
-from deployments.settings import ModelSettings, PreprocessingSpec
+from deployments.settings import ModelSettings, PreprocessingSpec, with_fidelity
 
 LABELS = ("red", "green", "blue")
 
@@ -23,7 +23,7 @@ class DummyEngine:
             name=settings.name,
             version=1,
             labels=LABELS,
-            preprocessing=settings.preprocessing or PreprocessingSpec(),
+            preprocessing=with_fidelity(settings.preprocessing or PreprocessingSpec(), settings),
             architecture="dummy",
             engine="dummy",
             precision="fp32",

@@ -7,6 +7,7 @@ files are safetensors, or checkpoints that torch loads with `weights_only=True`.
 import os
 import re
 import socket
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -181,6 +182,10 @@ def _build(architecture: str, classes: int, state: State, origin: str) -> torch.
                 f"{origin} does not fit {architecture} with {classes} labels: {key} has shape {tuple(tensor.shape)} "
                 f"where {tuple(expected[key].shape)} is needed."
             )
+    if not hasattr(state, "_metadata"):
+        # The versions of a module's layout, which safetensors files do not have and MNASNet does not do without.
+        state = OrderedDict(state)
+        state._metadata = expected._metadata  # type: ignore[attr-defined]
     missing, unexpected = module.load_state_dict(state, strict=False)
     if missing or unexpected:
         odd = f"it lacks {missing[0]}" if missing else f"it has an unknown {unexpected[0]}"

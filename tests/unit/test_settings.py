@@ -14,7 +14,10 @@ from deployments.settings import (
     Settings,
     Tolerance,
     check_batch_can_fill,
+    check_messages_fit,
     live_batch_size,
+    with_fidelity,
+    with_threads,
 )
 from tests.unit.sentences import sentence_of
 
@@ -297,3 +300,41 @@ def test_the_digest_changes_with_any_field(field: str) -> None:
 def test_the_digest_is_that_of_the_values_however_they_were_written() -> None:
     written_in_yaml = PreprocessingSpec.model_validate({"std": [0.229, 0.224, 0.225], "crop_size": "224"})
     assert written_in_yaml.digest == PreprocessingSpec().digest
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"limits": {"max_body_bytes": 4 * 2**20}}, "limits.max_body_bytes"),
+        ({"limits": {"max_body_bytes": 2**20, "max_array_bytes": 4 * 2**20}}, "limits.max_array_bytes"),
+        (
+            {"limits": {"max_body_bytes": 2**20, "max_array_bytes": 2**20}, "gathering": {"max_bytes": 4 * 2**20}},
+            "gathering.max_bytes",
+        ),
+    ],
+)
+def test_what_may_be_sent_must_fit_into_a_message_between_deployments(settings: dict[str, Any], key: str) -> None:
+    validated = Settings.model_validate({"models": [SHAPES], "gathering": None, **settings})
+    sentence = sentence_of(lambda: check_messages_fit(validated, 4 * 2**20))
+    assert sentence.startswith(f"{key} is 4194304, but deployments exchange messages of at most 4194304 bytes")
+    check_messages_fit(validated, 64 * 2**20)
+
+
+@pytest.mark.parametrize(("num_cpus", "threads"), [(0.5, 1), (1, 1), (2.5, 2)])
+def test_threads_are_the_whole_cores_that_a_replica_reserves(num_cpus: float, threads: int) -> None:
+    assert with_threads(ModelSettings.model_validate(SHAPES), num_cpus).threads == threads
+
+
+def test_stated_threads_are_kept() -> None:
+    assert with_threads(ModelSettings.model_validate({**SHAPES, "threads": 3}), 1).threads == 3
+
+
+@pytest.mark.parametrize(
+    ("of_spec", "of_model", "served"),
+    [("exact", None, "exact"), ("fast", None, "fast"), ("exact", "fast", "fast"), ("fast", "exact", "exact")],
+)
+def test_a_models_fidelity_is_that_of_its_spec_unless_it_has_its_own(
+    of_spec: str, of_model: str | None, served: str
+) -> None:
+    spec = PreprocessingSpec.model_validate({"fidelity": of_spec})
+    assert with_fidelity(spec, ModelSettings.model_validate({**SHAPES, "fidelity": of_model})).fidelity == served
