@@ -21,7 +21,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing.synchronize import Barrier
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +39,11 @@ from deployments.engines.registry import KINDS, Choice
 from deployments.errors import ConfigError
 from deployments.imaging import preprocess
 from deployments.messages import Pixels
-from deployments.settings import Limits, ModelSettings
+from deployments.settings import Limits, ModelSettings, Precision
 
 BATCH_SIZES = (1, 2, 4, 8)
 SECONDS = 3.0
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 # Until all processes have loaded their engine.
 LOAD_TIMEOUT_S = 300.0
 LIMITS = Limits()
@@ -161,6 +162,7 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
     return [
         Job(choice, _model(args, choice), args.device, pictures, args.batch_sizes, args.seconds)
         for choice in _installed(args.engines, args.device)
+        if choice.precision in args.precisions
     ]
 
 
@@ -187,6 +189,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a directory like models/NAME; default: a ResNet-18 of made-up weights")
     parser.add_argument("--engines", nargs="+", default=tuple(KINDS), choices=tuple(KINDS), help="leave the others out")
+    parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS, help="leave the others out")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--photos", help="a folder of pictures to decode; default: made-up ones of 500 x 375")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=BATCH_SIZES)

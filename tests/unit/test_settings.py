@@ -34,7 +34,7 @@ def test_the_shortest_settings_are_one_model() -> None:
 def test_a_model_defaults_to_the_fastest_engine_at_fp32_on_whatever_is_there() -> None:
     model = ModelSettings.model_validate(SHAPES)
     assert (model.engine, model.precision, model.device) == ("auto", "fp32", "auto")
-    assert (model.max_batch_size, model.threads, model.fidelity) == (8, None, "exact")
+    assert (model.max_batch_size, model.threads, model.fidelity) == (8, None, None)
 
 
 def test_the_tolerance_defaults_to_one_image_in_200_and_two_percent() -> None:
