@@ -57,7 +57,7 @@ def _throughput(document: Document, into: Path) -> Path:
     return _bars(
         document,
         into / f"{document['benchmark']}-throughput.png",
-        f"Images a second, 32 callers ({_model(document)})",
+        "Images a second, 32 callers",
         "img/s, more is better",
         {"": ("c=32", "per_second")},
     )
@@ -68,7 +68,7 @@ def _latency(document: Document, into: Path) -> Path:
     return _bars(
         document,
         into / f"{document['benchmark']}-latency.png",
-        f"Latency at {load}, requests that do not wait for each other ({_model(document)})",
+        f"Latency at {load}, requests that do not wait for each other",
         "ms from the moment a request was due, less is better",
         {"p50": (load, "p50_ms"), "p99": (load, "p99_ms")},
     )
@@ -78,7 +78,7 @@ def _cpu(document: Document, into: Path) -> Path:
     return _bars(
         document,
         into / f"{document['benchmark']}-cpu.png",
-        f"CPU time an image, 32 callers ({_model(document)})",
+        "CPU time an image, 32 callers",
         "CPU-ms an image (CPU-s per 1000), all processes, less is better",
         {"": ("c=32", "cpu_ms")},
     )
@@ -99,7 +99,7 @@ def _engines(document: Document, into: Path) -> Path:
     return _bars(
         document,
         into / "engines-throughput.png",
-        f"One process, one thread, no server ({_model(document)})",
+        "One process, one thread, no server",
         "img/s, more is better",
         {"batch of 1": ("batch of 1", "per_second"), largest: (largest, "per_second")},
     )
@@ -166,16 +166,18 @@ def _dress(axes: Axes, title: str, unit: str, *, with_legend: bool) -> None:
         axes.legend(fontsize=8, frameon=False, loc="best", labelcolor=INK)
 
 
-def _model(document: Document) -> str:
-    settings = document["settings"]
+def _model(settings: Document) -> str:
+    if "model" not in settings:
+        return ""
     engine = f", {settings['engine']} {settings['precision']}" if "engine" in settings else ""
-    return f"{settings.get('model') or 'made-up ResNet-18'}{engine}"
+    return f"{settings['model'] or 'made-up ResNet-18'}{engine}. "
 
 
 def _small_print(document: Document) -> str:
     settings = document["settings"]
     length = f" of {settings['seconds']:g} s" if "seconds" in settings else ""
-    return f"{document['hardware']}. Medians of rounds{length} ({document['rounds']}); whiskers: least and greatest."
+    rounds = f"Medians of rounds{length} ({document['rounds']}); whiskers: least and greatest."
+    return f"{_model(settings)}{document['hardware']}. {rounds}"
 
 
 PLOTS: Mapping[str, Sequence[Callable[[Document, Path], Path]]] = {
