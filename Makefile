@@ -9,7 +9,7 @@ BIN := .venv/bin
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '  make %-7s %s\n' "$$target" "$$text"; done
 
-setup: .venv/installed ## make .venv and install the pinned packages (about 5 GB, most of it torch)
+setup: .venv/installed ## make .venv and install the pinned packages (about 6.5 GB, most of it torch)
 
 # Reinstalls when the pins change, or the checkout has moved: the commands in a venv know where it was made.
 ifneq ($(shell cat .venv/installed 2>/dev/null),$(realpath .))
