@@ -23,6 +23,9 @@ ENVIRONMENT = {
     "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
 }
 
+# A shell's background jobs ignore it, and so would the processes that these tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Service:
     """A command that serves `config`, by default that of `make serve`, with its output collected as it comes."""
