@@ -133,19 +133,8 @@ class Artefacts:
     def holds(self, name: str) -> bool:
         return self._cache.holds(name)
 
-    def discard(self, name: str) -> None:
-        """Forgets an artefact that turned out to be unreadable."""
-        self._cache.discard(name)
-
-    def lock(self) -> AbstractContextManager[None]:
-        """Held by one process on this machine at a time, for as long as something of this model is built.
-
-        Building one artefact may need another: what holds the lock may take it again.
-        """
-        return self._cache.lock()
-
     def alone(self) -> AbstractContextManager[None]:
-        """Held by one process on this machine at a time, whatever model it loads. To be taken after `lock`."""
+        """Held by one process on this machine at a time, whatever model it loads. To be taken inside a build."""
         return self._cache.alone()
 
     def describe(self, engine: EngineName, precision: Precision, device: str) -> ModelInfo:
