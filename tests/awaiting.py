@@ -1,16 +1,28 @@
 """Waiting for what other processes do, and ports for them to do it on."""
 
+import random
 import socket
 import time
 from collections.abc import Callable
 
 import httpx
 
+# Above Ray's worker ports (10002 to 19999), below those of Serve's replicas (30000 on) and below the ephemeral ports
+# (32768 on), of which any process may take one, Ray's autoscaler always 44217, between the choice and the use.
+PORTS = list(range(20000, 30000))
+random.shuffle(PORTS)
+
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, never the same twice."""
+    while True:
+        port = PORTS.pop()
+        with socket.socket() as probe:
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                continue
+        return port
 
 
 def await_condition(condition: Callable[[], bool], timeout_s: float, what: str) -> None:
