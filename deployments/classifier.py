@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from deployments.engines.base import Engine
 from deployments.errors import ApertureError, ConfigError
 from deployments.messages import Logits, ModelInfo, Pixels, Scores
 from deployments.settings import LiveSettings, ModelSettings, check_batch_can_fill, live_batch_size, with_threads
+from deployments.statistics import BatchStatistics
 
 logger = logging.getLogger("ray.serve")
 
@@ -39,10 +41,11 @@ class Classifier:
             logger.error("Model %s cannot be served: %s", settings.name, err)
             # Without the frames of the loader: the sentence is what `serve status` is to show.
             raise ConfigError(str(err)) from None
-        self._info = self._engine.info()
+        self._info = replace(self._engine.info(), inputs=settings.inputs)
         runners = self._engine.runners()
         self._runners = ThreadPoolExecutor(runners, thread_name_prefix="engine")
         self._gate: MergeGate[Pixels, Logits] = MergeGate(self._run, settings.max_batch_size, runners)
+        self._batches = BatchStatistics()
         self._set_max_batch_size(settings.max_batch_size)
         logger.info("Model %s is warm: %s", settings.name, self._info)
 
@@ -57,6 +60,10 @@ class Classifier:
     def describe(self) -> ModelInfo:
         """Returned once the model is warm: a replica answers nothing before its constructor is done."""
         return self._info
+
+    def batch_statistics(self) -> BatchStatistics:
+        """What this replica has run."""
+        return self._batches
 
     async def classify(self, jobs: Sequence[Job]) -> Sequence[Scores | ApertureError]:
         """Scores for each image, or the reason why it has none.
@@ -81,7 +88,10 @@ class Classifier:
         return [[self._gate.submit(pixels, deadline) for pixels, deadline in jobs] for jobs in calls]
 
     async def _run(self, batch: Sequence[Pixels]) -> Sequence[Logits]:
-        return await asyncio.get_running_loop().run_in_executor(self._runners, _infer, self._engine, batch)
+        started = time.monotonic()
+        logits = await asyncio.get_running_loop().run_in_executor(self._runners, _infer, self._engine, batch)
+        self._batches.add(len(batch), time.monotonic() - started)
+        return logits
 
 
 def _infer(engine: Engine, batch: Sequence[Pixels]) -> Sequence[Logits]:

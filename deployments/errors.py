@@ -10,7 +10,7 @@
              |             DeadlineExceeded                                                   408
              |             Overloaded, ModelNotReady                                          503
              BadRequest                                                                       400
-             (no such route 404, method 405: the router; no such RPC 501: protocols/health.py)
+             (no such route 404, method 405: the router; no such RPC 501: protocols/rpc.py)
              BodyTooLarge, TooManyImages                                                      413
 
 `ConfigError` is the one that no client sees: it stops the start.

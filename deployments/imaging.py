@@ -32,7 +32,7 @@ from deployments.errors import (
     UnsupportedFormat,
     UnsupportedPixels,
 )
-from deployments.messages import ImageInput, Pixels
+from deployments.messages import Pixels
 from deployments.resizing import Extent, at_once, exactly, resized
 from deployments.settings import Limits, PreprocessingSpec
 
@@ -68,7 +68,7 @@ FAST_MARGIN: Final = 1.5
 PNG_BIT_DEPTH: Final = 24
 
 
-def preprocess(image: ImageInput, spec: PreprocessingSpec, limits: Limits) -> Pixels:
+def preprocess(image: bytes | Pixels, spec: PreprocessingSpec, limits: Limits) -> Pixels:
     """The model's view of an image. Returns uint8 (crop_size, crop_size, 3), RGB, contiguous.
 
     image: an encoded file, or uint8 (H, W, 3) RGB pixels.

@@ -1,10 +1,10 @@
-"""What travels between the processes of the graph: plain data, no behaviour.
+"""What travels between the processes of the graph: plain data.
 
-An image enters as encoded bytes or as decoded `Pixels`; it leaves the Preprocessor as `Pixels` of the model's own size
-and the Classifier as `Scores`.
+An image enters as encoded bytes, as decoded `Pixels`, or `Prepared` by the client; it leaves the Preprocessor as
+`Pixels` of the model's own size and the Classifier as `Scores`.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,11 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.errors import ApertureError
-from deployments.settings import EngineName, Precision, PreprocessingSpec
+from deployments.settings import EngineName, InputName, Limits, Precision, PreprocessingSpec
+from deployments.statistics import ModelStatistics
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB, contiguous
 Logits = NDArray[np.float32]  # (classes,)
-ImageInput = bytes | Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Pixels that the client has preprocessed: (crop_size, crop_size, 3), which are not resized again."""
+
+    pixels: Pixels
+
+
+ImageInput = bytes | Pixels | Prepared
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +41,8 @@ class ModelInfo:
     engine: EngineName
     precision: Precision
     device: str
+    # What the tensor protocols announce.
+    inputs: tuple[InputName, ...] = ("IMAGE", "PIXELS", "INPUT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +62,9 @@ class Stages:
     queue_s: float
     inference_s: float
 
+    def total_s(self) -> float:
+        return self.preprocess_s + self.queue_s + self.inference_s
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -62,27 +77,45 @@ class Answer:
 
 
 class DataPlane(Protocol):
-    """What every protocol calls; the Ingress implements it."""
+    """What every protocol calls; deployments/dataplane.py implements it."""
 
     async def classify(
-        self, images: Sequence[ImageInput | ApertureError], model: str | None
+        self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float | None = None
     ) -> list[Answer | ApertureError]:
         """Answers in the order of `images`; each image gets its own answer or its own error.
 
-        An image that a protocol could not even decode comes as its error, and keeps its place.
+        An image that a protocol could not even decode comes as its error, and keeps its place. `info` is what
+        `info_of` returned. `timeout_s` is the caller's; request_timeout_s of the limits holds in any case.
 
-        Raises UnknownModel, ModelNotReady, TooManyImages or DeadlineExceeded for the request as a whole.
+        Raises TooManyImages or DeadlineExceeded for the request as a whole.
         """
+        ...
+
+    def classify_each(
+        self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float | None = None
+    ) -> AsyncIterator[tuple[int, Answer | ApertureError]]:
+        """As `classify`, each answer with its index as soon as it is there, so not in the order of `images`."""
+        ...
+
+    async def fetch(self, url: str) -> bytes | ApertureError:
+        """The image at `url`, or why it is not fetched; nothing is, unless the settings allow the host."""
         ...
 
     def check_count(self, images: int) -> None:
         """Raises TooManyImages if a request may not have that many."""
         ...
 
-    def info_of(self, model: str | None) -> ModelInfo:
-        """The model of that name, or the first. Raises UnknownModel or ModelNotReady."""
+    def info_of(self, model: str | None, version: str | None = None) -> ModelInfo:
+        """The model of that name, or the first. Raises UnknownModel (also for its version) or ModelNotReady."""
         ...
 
     def ready_models(self) -> dict[str, ModelInfo | None]:
         """All models by name, in the order of the settings; None while one is not warm yet."""
+        ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    async def statistics(self, model: str) -> ModelStatistics:
+        """Of all replicas together, since they started. Raises UnknownModel."""
         ...

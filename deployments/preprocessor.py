@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from deployments.errors import ApertureError, CorruptImage
 from deployments.imaging import preprocess
-from deployments.messages import ImageInput, Pixels
+from deployments.messages import Pixels
 from deployments.settings import Limits, PreprocessingSpec
 
 logger = logging.getLogger("ray.serve")
@@ -24,7 +24,7 @@ class Preprocessor:
         preprocess(WARM_UP_IMAGE, PreprocessingSpec(), limits)
 
     async def preprocess(
-        self, images: Sequence[ImageInput], spec: PreprocessingSpec
+        self, images: Sequence[bytes | Pixels], spec: PreprocessingSpec
     ) -> Sequence[Pixels | ApertureError]:
         """For each image uint8 (crop_size, crop_size, 3), or the reason for refusing it.
 
@@ -35,7 +35,7 @@ class Preprocessor:
             *(loop.run_in_executor(self._decoders, self._preprocess, image, spec) for image in images)
         )
 
-    def _preprocess(self, image: ImageInput, spec: PreprocessingSpec) -> Pixels | ApertureError:
+    def _preprocess(self, image: bytes | Pixels, spec: PreprocessingSpec) -> Pixels | ApertureError:
         try:
             return preprocess(image, spec, self._limits)
         except ApertureError as refusal:

@@ -25,6 +25,8 @@ MESSAGE_OVERHEAD_BYTES = 2**20
 RESERVED_NAMES = ("Ingress", "Preprocessor")
 EngineName = Literal["torch", "torch-compile", "onnxruntime", "openvino", "tensorrt", "dummy"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
+# How a tensor protocol may send an image: encoded, as uint8 RGB pixels, or preprocessed by the client.
+InputName = Literal["IMAGE", "PIXELS", "INPUT"]
 
 
 class Frozen(BaseModel):
@@ -87,6 +89,16 @@ class Gathering(Frozen):
     max_bytes: Positive = 16 * 2**20
 
 
+class ImageUrls(Frozen):
+    """Which images a request may name by URL. Without this setting, none."""
+
+    # Whole names of hosts, or "*.example.org" for those below one. Their addresses must be public.
+    allowed_hosts: Annotated[tuple[str, ...], Field(min_length=1)]
+    # http as well as https.
+    allow_http: bool = False
+    timeout_s: PositiveFloat = 5.0
+
+
 class Tolerance(Frozen):
     """How far an engine may be from eager float32 on the golden images, before the numeric guard refuses it."""
 
@@ -123,6 +135,9 @@ class ModelSettings(Frozen):
     # A folder of at least 200 images by which int8 finds its ranges; by default the golden ones.
     calibration: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    # What the metadata of the tensor protocols announces, and they accept. Clients that send whatever is announced,
+    # like Triton's image_client.py, need a single one.
+    inputs: Annotated[tuple[InputName, ...], Field(min_length=1)] = ("IMAGE", "PIXELS", "INPUT")
     # Batches are warmed up to this size; `user_config` may lower it while the model serves.
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
     # Intra-op threads of the engine on a CPU; by default the whole cores of the replica's num_cpus, at least one.
@@ -131,6 +146,8 @@ class ModelSettings(Frozen):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
+        if len(set(self.inputs)) < len(self.inputs):
+            raise ConfigError(f"The key 'inputs' of model {self.name!r} names an input twice.")
         if self.name in RESERVED_NAMES:
             raise ConfigError(f"models.name is {self.name!r}, which is the name of another deployment of the graph.")
         if self.engine == "dummy":
@@ -156,6 +173,8 @@ class Settings(Frozen):
     limits: Limits = Limits()
     # null: each image travels in a call of its own. Needed where Serve scales replicas, since it counts calls.
     gathering: Gathering | None = Gathering()
+    # null: no image is fetched from anywhere.
+    image_urls: ImageUrls | None = None
     # Decoder threads of each Preprocessor replica; Pillow decodes without the GIL.
     preprocessor_threads: Annotated[int, Field(ge=1, le=64)] = 1
 

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.errors import ApertureError, BodyTooLarge, DeadlineExceeded
-from deployments.messages import Answer
+from deployments.messages import Answer, Stages
 from deployments.settings import Limits
 
 logger = logging.getLogger("ray.serve")
@@ -87,7 +87,7 @@ def record_stages(request: Request, admission_s: float, answers: Sequence[Answer
     request.state.stages["admission"] = admission_s
     done = [answer.stages for answer in answers if isinstance(answer, Answer)]
     if done:
-        slowest = max(done, key=lambda stages: stages.preprocess_s + stages.queue_s + stages.inference_s)
+        slowest = max(done, key=Stages.total_s)
         request.state.stages.update(
             preprocess=slowest.preprocess_s, queue=slowest.queue_s, inference=slowest.inference_s
         )

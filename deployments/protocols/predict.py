@@ -157,7 +157,7 @@ async def _classify(
 ) -> list[Answer | ApertureError]:
     _top_k(request)  # A bad parameter is refused before it costs a decode.
     admission_s = time.monotonic() - request.state.started
-    answers = await plane.classify(images, _model(request))
+    answers = await plane.classify(images, plane.info_of(_model(request)))
     record_stages(request, admission_s, answers)
     return answers
 

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import httpx
@@ -12,14 +12,16 @@ import numpy as np
 
 from deployments.errors import (
     ApertureError,
+    BadRequest,
     CorruptImage,
     TooManyImages,
     UnknownModel,
 )
-from deployments.messages import Answer, ImageInput, Logits, ModelInfo, Stages
+from deployments.messages import Answer, ImageInput, Logits, ModelInfo, Prepared, Stages
 from deployments.protocols.http import asgi_app
 from deployments.protocols.predict import DEFAULT_TOP_K, routes
 from deployments.settings import Limits, PreprocessingSpec
+from deployments.statistics import BatchStatistics, ModelStatistics, RequestStatistics, Total
 
 LABELS = ("circle", "square", "triangle", "star", "heart", "cross", "ring")
 MAX_IMAGES = 16
@@ -28,7 +30,8 @@ MAX_BODY_BYTES = 1_000_000
 
 def logits_of(image: ImageInput) -> Logits:
     """Logits that belong to these bytes, or these pixels of this shape, and to no others."""
-    content = image if isinstance(image, bytes) else repr(image.shape).encode() + image.tobytes()
+    pixels = image.pixels if isinstance(image, Prepared) else image
+    content = pixels if isinstance(pixels, bytes) else repr(pixels.shape).encode() + pixels.tobytes()
     digest = hashlib.sha256(content).digest()
     return np.array([byte / 64 for byte in digest[: len(LABELS)]], dtype=np.float32)
 
@@ -53,17 +56,35 @@ class BytesPlane:
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.images: list[ImageInput] = []
+        self.timeouts_s: list[float | None] = []
+        self.limits = Limits(max_body_bytes=MAX_BODY_BYTES, max_images=MAX_IMAGES)
         self._failure = failure
         self._models = {"shapes": info("shapes", 3), "others": info("others", 4)}
 
     async def classify(
-        self, images: Sequence[ImageInput | ApertureError], model: str | None
+        self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float | None = None
     ) -> list[Answer | ApertureError]:
+        self.check_count(len(images))
         self.images.extend(image for image in images if not isinstance(image, ApertureError))
+        self.timeouts_s.append(timeout_s)
         if self._failure is not None:
             raise self._failure
-        answering = self.info_of(model)
-        return [self._answer(image, answering, number) for number, image in enumerate(images)]
+        return [self._answer(image, info, number) for number, image in enumerate(images)]
+
+    async def classify_each(
+        self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float | None = None
+    ) -> AsyncIterator[tuple[int, Answer | ApertureError]]:
+        """The last image is the first to be ready."""
+        answers = await self.classify(images, info, timeout_s)
+        for index in reversed(range(len(answers))):
+            yield index, answers[index]
+
+    async def fetch(self, url: str) -> bytes | ApertureError:
+        return f"fetched from {url}".encode() if url.startswith("https://") else BadRequest("not https")
+
+    async def statistics(self, model: str) -> ModelStatistics:
+        requests = RequestStatistics(success=Total(2, 5000), queue=Total(2, 1000), last_ms=1700000000000)
+        return ModelStatistics(requests, BatchStatistics({1: Total(1, 900), 4: Total(2, 3000)}))
 
     def _answer(self, image: ImageInput | ApertureError, answering: ModelInfo, number: int) -> Answer | ApertureError:
         if isinstance(image, ApertureError):
@@ -77,10 +98,13 @@ class BytesPlane:
         if images > MAX_IMAGES:
             raise TooManyImages(f"{images} images")
 
-    def info_of(self, model: str | None) -> ModelInfo:
+    def info_of(self, model: str | None, version: str | None = None) -> ModelInfo:
         if model not in (None, *self._models):
             raise UnknownModel(f"There is no model {model!r}.")
-        return self._models[model or "shapes"]
+        info = self._models[model or "shapes"]
+        if version not in (None, str(info.version)):
+            raise UnknownModel(f"There is no version {version!r}.")
+        return info
 
     def ready_models(self) -> dict[str, ModelInfo | None]:
         return dict(self._models)

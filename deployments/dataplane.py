@@ -1,0 +1,310 @@
+"""The data plane that every protocol calls: images in, answers out, through the deployments of the graph.
+
+An image goes to the Preprocessor, its pixels to the model's Classifier, and the scores become an answer. A failing
+image never fails its neighbours. Each Ingress replica has a data plane of its own.
+"""
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+
+from deployments.errors import (
+    ApertureError,
+    BadRequest,
+    DeadlineExceeded,
+    InferenceFailed,
+    ModelNotReady,
+    Overloaded,
+    TooManyImages,
+    UnknownModel,
+)
+from deployments.fetching import Fetcher
+from deployments.gathering import Gatherer
+from deployments.messages import Answer, ImageInput, Logits, ModelInfo, Pixels, Prepared, Scores, Stages
+from deployments.settings import Gathering, Limits, ModelSettings, Settings
+from deployments.statistics import BatchStatistics, ModelStatistics, RequestStatistics, summed
+
+logger = logging.getLogger("ray.serve")
+
+Handle = DeploymentHandle[Any]
+Job = tuple[Pixels, float]  # pixels, deadline in time.monotonic() seconds
+Outcome = Answer | ApertureError
+
+# How soon a model that failed to answer is asked again whether it is warm.
+DESCRIBE_RETRY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Hops:
+    """The way of one model's images through the deployments behind."""
+
+    preprocess: Gatherer[bytes | Pixels, Pixels | ApertureError]
+    classify: Gatherer[Job, Scores | ApertureError]
+
+
+class ServeDataPlane:
+    """`messages.DataPlane` on Serve's handles."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        preprocessor: Handle,
+        classifiers: dict[str, Handle],
+        requests_of_all_replicas: Callable[[str], Awaitable[Sequence[RequestStatistics]]],
+        request_id: Callable[[], str],
+    ) -> None:
+        self._limits = settings.limits
+        self._preprocessor = _on_this_loop(preprocessor)
+        self._classifiers = {name: _on_this_loop(classifier) for name, classifier in classifiers.items()}
+        self._hops = {model.name: self._hops_of(model, settings.gathering) for model in settings.models}
+        self._models: dict[str, ModelInfo | None] = dict.fromkeys(classifiers)
+        self._requests = {name: RequestStatistics() for name in classifiers}
+        self._requests_of_all_replicas = requests_of_all_replicas
+        self._request_id = request_id
+        self._fetcher = Fetcher(settings.image_urls, settings.limits.max_body_bytes)
+        self._watchers: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begins to ask the models whether they are warm. Needs a running event loop."""
+        for name in self._classifiers:
+            self._watch(name)
+
+    # messages.DataPlane
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    def ready_models(self) -> dict[str, ModelInfo | None]:
+        return dict(self._models)
+
+    def info_of(self, model: str | None, version: str | None = None) -> ModelInfo:
+        name = next(iter(self._models)) if model is None else model
+        if name not in self._models:
+            raise UnknownModel(f"There is no model {name!r}; this service has {', '.join(self._models)}.")
+        info = self._models[name]
+        if info is None:
+            raise ModelNotReady(f"The model {name!r} is still loading.")
+        if version is not None and version != str(info.version):
+            raise UnknownModel(f"The model {name!r} has no version {version!r}; it has {info.version}.")
+        return info
+
+    def check_count(self, images: int) -> None:
+        if images > self._limits.max_images:
+            raise TooManyImages(f"The request has {images} images; at most {self._limits.max_images} are allowed.")
+
+    async def fetch(self, url: str) -> bytes | ApertureError:
+        return await self._fetcher.fetch(url)
+
+    async def classify(
+        self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float | None = None
+    ) -> list[Outcome]:
+        self.check_count(len(images))
+        with self._counted(info) as outcomes:
+            timeout_s = self._timeout(timeout_s)
+            deadline = time.monotonic() + timeout_s
+            async with within(timeout_s):
+                outcomes += await asyncio.gather(*(self._classify_one(image, info, deadline) for image in images))
+        return outcomes
+
+    async def classify_each(
+        self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float | None = None
+    ) -> AsyncIterator[tuple[int, Outcome]]:
+        self.check_count(len(images))
+        timeout_s = self._timeout(timeout_s)
+        deadline = time.monotonic() + timeout_s
+        running = [
+            asyncio.create_task(self._classify_numbered(index, image, info, deadline))
+            for index, image in enumerate(images)
+        ]
+        try:
+            with self._counted(info) as outcomes:
+                for next_done in asyncio.as_completed(running):
+                    index, outcome = await next_done
+                    outcomes.append(outcome)
+                    yield index, outcome
+        finally:
+            for task in running:
+                task.cancel()
+
+    async def statistics(self, model: str) -> ModelStatistics:
+        name = self.info_of(model).name
+        batches: list[BatchStatistics]
+        requests, batches = await asyncio.gather(
+            self._requests_of_all_replicas(name),
+            self._classifiers[name].broadcast("batch_statistics").results_async(),
+        )
+        return summed(requests, batches)
+
+    def requests_here(self, model: str) -> RequestStatistics:
+        """What this replica has counted of that model's requests."""
+        return self._requests[model]
+
+    # One image
+
+    async def _classify_numbered(
+        self, index: int, image: ImageInput | ApertureError, info: ModelInfo, deadline: float
+    ) -> tuple[int, Outcome]:
+        try:
+            async with within(deadline - time.monotonic()):
+                return index, await self._classify_one(image, info, deadline)
+        except DeadlineExceeded as expired:
+            return index, expired
+
+    async def _classify_one(self, image: ImageInput | ApertureError, info: ModelInfo, deadline: float) -> Outcome:
+        if isinstance(image, ApertureError):
+            return image
+        hops = self._hops[info.name]
+        try:
+            started = time.monotonic()
+            pixels = await self._pixels(image, info, hops)
+            if isinstance(pixels, ApertureError):
+                return pixels
+            preprocessed = time.monotonic()
+            scores = await hops.classify.submit((pixels, deadline), pixels.nbytes)
+            if isinstance(scores, ApertureError):
+                return scores
+            if scores.version != info.version:
+                return self._describe_again(info)
+            return _answer(info, scores, preprocessed - started, time.monotonic() - preprocessed)
+        except ApertureError as refusal:
+            return refusal
+        except BackPressureError:
+            return Overloaded("The service has more requests than it can answer in time; try again.")
+        except Exception:
+            logger.exception("An image of request %s failed", self._request_id())
+            return InferenceFailed("The image could not be classified because of an internal error.")
+
+    async def _pixels(self, image: ImageInput, info: ModelInfo, hops: Hops) -> Pixels | ApertureError:
+        if not isinstance(image, Prepared):
+            return await hops.preprocess.submit(image, _size_bytes(image))
+        side = info.preprocessing.crop_size
+        if image.pixels.shape != (side, side, 3):
+            return BadRequest(
+                f"A preprocessed image for {info.name!r} has {side} x {side} pixels of 3 channels, not the shape "
+                f"{image.pixels.shape}."
+            )
+        return image.pixels
+
+    def _hops_of(self, model: ModelSettings, gathering: Gathering | None) -> Hops:
+        name = model.name
+
+        async def preprocess(images: Sequence[bytes | Pixels]) -> Sequence[Pixels | ApertureError]:
+            # A replica that hangs must not keep one of the calls in flight for ever.
+            async with within(self._limits.request_timeout_s):
+                pixels: Sequence[Pixels | ApertureError] = await self._preprocessor.preprocess.remote(
+                    images, self.info_of(name).preprocessing
+                )
+            return pixels
+
+        async def classify(jobs: Sequence[Job]) -> Sequence[Scores | ApertureError]:
+            now = time.monotonic()  # Clocks of other machines differ, so what travels is the time that is left.
+            async with within(self._limits.request_timeout_s):
+                scores: Sequence[Scores | ApertureError] = await self._classifiers[name].classify.remote(
+                    [(pixels, deadline - now) for pixels, deadline in jobs]
+                )
+            return scores
+
+        bounds = gathering or Gathering(max_calls=sys.maxsize, max_images=1)
+        limits = {"max_calls": bounds.max_calls, "max_bytes": bounds.max_bytes}
+        # A call returns as a whole: with more than a batch in it, the first images would wait for a second batch.
+        batch = min(bounds.max_images, model.max_batch_size)
+        return Hops(
+            Gatherer(preprocess, max_items=bounds.max_images, **limits),
+            Gatherer(classify, max_items=batch, **limits),
+        )
+
+    # What is known of the models
+
+    def _describe_again(self, info: ModelInfo) -> ModelNotReady:
+        """A replica that started later found another version on disk, whose labels and preprocessing may differ."""
+        if self._models[info.name] is info:
+            logger.warning("Model %s has changed from version %d", info.name, info.version)
+            self._models[info.name] = None
+            self._watch(info.name)
+        return ModelNotReady(f"The model {info.name!r} has just changed its version; try again.")
+
+    def _watch(self, name: str) -> None:
+        watcher = asyncio.create_task(self._await_model(name))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+
+    async def _await_model(self, name: str) -> None:
+        """Returns once the model is warm and the Preprocessor answers, which the first request needs, too."""
+        while self._models[name] is None:
+            try:
+                info: ModelInfo = await self._classifiers[name].describe.remote()
+                await self._preprocessor.preprocess.remote([np.zeros((1, 1, 3), np.uint8)], info.preprocessing)
+                self._models[name] = info
+            except Exception as err:
+                logger.warning("Model %s does not answer yet: %r", name, err)
+                await asyncio.sleep(DESCRIBE_RETRY_S)
+
+    def _timeout(self, timeout_s: float | None) -> float:
+        most = self._limits.request_timeout_s
+        return most if timeout_s is None else min(timeout_s, most)
+
+    @contextmanager
+    def _counted(self, info: ModelInfo) -> Iterator[list[Outcome]]:
+        """Counts the request, whose outcomes the block appends; one that did not get them all has failed."""
+        outcomes: list[Outcome] = []
+        started, complete = time.monotonic(), False
+        try:
+            yield outcomes
+            complete = True
+        finally:
+            _count(self._requests[info.name], outcomes if complete else [], time.monotonic() - started)
+
+
+@asynccontextmanager
+async def within(timeout_s: float) -> AsyncIterator[None]:
+    """Raises DeadlineExceeded if the block takes longer."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded(f"No answer within {timeout_s:g} s.") from None
+
+
+def _count(statistics: RequestStatistics, outcomes: Sequence[Outcome], total_s: float) -> None:
+    answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+    statistics.last_ms = round(time.time() * 1000)
+    if not answers or len(answers) < len(outcomes):
+        statistics.fail.add(total_s)
+        return
+    slowest = max((answer.stages for answer in answers), key=Stages.total_s)
+    statistics.success.add(total_s)
+    statistics.queue.add(slowest.queue_s)
+    statistics.compute_input.add(slowest.preprocess_s)
+    statistics.compute_infer.add(slowest.inference_s)
+    statistics.compute_output.add(total_s - slowest.total_s())
+
+
+def _on_this_loop(handle: Handle) -> Handle:
+    # Routing on a loop of its own, the default, is there for callers without one and costs two thread switches a call.
+    handle._init(_run_router_in_separate_loop=False)  # type: ignore[no-untyped-call]
+    return handle
+
+
+def _size_bytes(image: bytes | Pixels) -> int:
+    return len(image) if isinstance(image, bytes) else image.nbytes
+
+
+def _answer(info: ModelInfo, scores: Scores, preprocess_s: float, classify_s: float) -> Answer:
+    stages = Stages(preprocess_s, queue_s=classify_s - scores.inference_s, inference_s=scores.inference_s)
+    return Answer(info, scores.logits, _softmax(scores.logits), stages)
+
+
+def _softmax(logits: Logits) -> Logits:
+    exponentials = np.exp(logits - logits.max())
+    probabilities: Logits = exponentials / exponentials.sum()
+    return probabilities
