@@ -4,7 +4,7 @@ CONFIG ?= configs/local.yaml
 BENCH ?= overhead preprocess engines serve compare
 BIN := .venv/bin
 
-.PHONY: help setup serve test check lint model bench
+.PHONY: help setup serve test check lint model bench proto
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '  make %-7s %s\n' "$$target" "$$text"; done
@@ -41,6 +41,9 @@ bench: setup ## measure all of BENCH: costs, engines, decoders, latency, other s
 		cat .cache/benchmarks/$$name.txt; \
 	done
 	@$(BIN)/python -m benchmarks.plots $(BENCH:%=.cache/benchmarks/%.txt)
+
+proto: setup ## generate the gRPC messages and stubs from proto/
+	@$(BIN)/python -m scripts.generate_protos
 
 model: setup ## train the bundled model again, as the next version (half an hour on two cores)
 	@$(BIN)/python -m examples.finetune

@@ -52,6 +52,8 @@ class MergeGate(Generic[Item, Result]):
         runners: int = 1,
     ) -> None:
         self.max_batch_size = max_batch_size
+        # Seconds that the items that have run had waited, altogether.
+        self.queue_s = 0.0
         self.expired = 0
         self.abandoned = 0
         self._run = run
@@ -60,6 +62,11 @@ class MergeGate(Generic[Item, Result]):
         self._runners = runners
         self._running = 0
         self._workers: set[asyncio.Task[None]] = set()
+
+    @property
+    def waiting(self) -> int:
+        """Items in the queue, those that are not wanted any more included until their turn comes."""
+        return len(self._waiting)
 
     def submit(self, item: Item, deadline: float = float("inf")) -> "asyncio.Future[Timed[Result]]":
         """A future of the item's result; cancelling it takes the item out of the queue.
@@ -124,6 +131,7 @@ class MergeGate(Generic[Item, Result]):
             await self._run_or_halve(batch[middle:])
             return
         run_s = time.monotonic() - started
+        self.queue_s += sum(started - waiting.arrived for waiting in batch)
         for waiting, result in zip(batch, results, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result(Timed(result, started - waiting.arrived, run_s, len(batch)))

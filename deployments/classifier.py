@@ -23,6 +23,7 @@ from deployments.errors import ApertureError, ConfigError
 from deployments.messages import Logits, ModelInfo, Pixels, Scores
 from deployments.settings import LiveSettings, ModelSettings, check_batch_can_fill, live_batch_size, with_threads
 from deployments.statistics import BatchStatistics
+from deployments.workload import Workload
 
 logger = logging.getLogger("ray.serve")
 
@@ -41,11 +42,11 @@ class Classifier:
             logger.error("Model %s cannot be served: %s", settings.name, err)
             # Without the frames of the loader: the sentence is what `serve status` is to show.
             raise ConfigError(str(err)) from None
-        self._info = replace(self._engine.info(), inputs=settings.inputs)
+        self._info = replace(self._engine.info(), inputs=settings.inputs, outputs=settings.outputs)
         runners = self._engine.runners()
         self._runners = ThreadPoolExecutor(runners, thread_name_prefix="engine")
         self._gate: MergeGate[Pixels, Logits] = MergeGate(self._run, settings.max_batch_size, runners)
-        self._batches = BatchStatistics()
+        self._workload = Workload(runners)
         self._set_max_batch_size(settings.max_batch_size)
         logger.info("Model %s is warm: %s", settings.name, self._info)
 
@@ -63,7 +64,12 @@ class Classifier:
 
     def batch_statistics(self) -> BatchStatistics:
         """What this replica has run."""
-        return self._batches
+        return self._workload.batches
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What autoscaling goes by (deployments/autoscaling.py). Serve calls this every metrics_interval_s."""
+        gate = self._gate
+        return self._workload.figures(waiting=gate.waiting, queue_s=gate.queue_s, max_batch_size=gate.max_batch_size)
 
     async def classify(self, jobs: Sequence[Job]) -> Sequence[Scores | ApertureError]:
         """Scores for each image, or the reason why it has none.
@@ -71,6 +77,7 @@ class Classifier:
         A job is uint8 (crop_size, crop_size, 3) pixels and for how many seconds the caller still waits; work that would
         start later is dropped.
         """
+        self._workload.arrive(len(jobs))
         now = time.monotonic()
         outcomes = await self._collect([(pixels, now + budget_s) for pixels, budget_s in jobs])
         return await asyncio.gather(*(self._scores(outcome) for outcome in outcomes))
@@ -90,7 +97,7 @@ class Classifier:
     async def _run(self, batch: Sequence[Pixels]) -> Sequence[Logits]:
         started = time.monotonic()
         logits = await asyncio.get_running_loop().run_in_executor(self._runners, _infer, self._engine, batch)
-        self._batches.add(len(batch), time.monotonic() - started)
+        self._workload.batches.add(len(batch), time.monotonic() - started)
         return logits
 
 

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +30,7 @@ from deployments.errors import (
 from deployments.fetching import Fetcher
 from deployments.gathering import Gatherer
 from deployments.messages import Answer, ImageInput, Logits, ModelInfo, Pixels, Prepared, Scores, Stages
+from deployments.protocols.json_bodies import quoted
 from deployments.settings import Gathering, Limits, ModelSettings, Settings
 from deployments.statistics import BatchStatistics, ModelStatistics, RequestStatistics, summed
 
@@ -90,12 +91,12 @@ class ServeDataPlane:
     def info_of(self, model: str | None, version: str | None = None) -> ModelInfo:
         name = next(iter(self._models)) if model is None else model
         if name not in self._models:
-            raise UnknownModel(f"There is no model {name!r}; this service has {', '.join(self._models)}.")
+            raise UnknownModel(f"There is no model {quoted(name)}; this service has {', '.join(self._models)}.")
         info = self._models[name]
         if info is None:
             raise ModelNotReady(f"The model {name!r} is still loading.")
         if version is not None and version != str(info.version):
-            raise UnknownModel(f"The model {name!r} has no version {version!r}; it has {info.version}.")
+            raise UnknownModel(f"The model {name!r} has no version {quoted(version)}; it has {info.version}.")
         return info
 
     def check_count(self, images: int) -> None:
@@ -118,7 +119,7 @@ class ServeDataPlane:
 
     async def classify_each(
         self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float | None = None
-    ) -> AsyncIterator[tuple[int, Outcome]]:
+    ) -> AsyncGenerator[tuple[int, Outcome], None]:
         self.check_count(len(images))
         timeout_s = self._timeout(timeout_s)
         deadline = time.monotonic() + timeout_s

@@ -10,6 +10,8 @@
              |             DeadlineExceeded                                                   408
              |             Overloaded, ModelNotReady                                          503
              BadRequest                                                                       400
+               UrlRefused
+             FetchFailed: what an image URL names has not come                                424
              (no such route 404, method 405: the router; no such RPC 501: protocols/rpc.py)
              BodyTooLarge, TooManyImages                                                      413
 
@@ -39,6 +41,17 @@ class BadRequest(ApertureError):
     http_status = 400
     grpc_status = "INVALID_ARGUMENT"
     code = "bad_request"
+
+
+class UrlRefused(BadRequest):
+    code = "url_refused"
+
+
+class FetchFailed(ApertureError):
+    # Failed Dependency (RFC 4918) and not 502, which proxies count as a failure of this service and try again.
+    http_status = 424
+    grpc_status = "FAILED_PRECONDITION"
+    code = "fetch_failed"
 
 
 class UnknownModel(ApertureError):

@@ -4,6 +4,7 @@ HTTP routes, gRPC methods and Python handles all translate to the one data plane
 """
 
 import asyncio
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,16 +18,21 @@ from starlette.applications import Starlette
 from deployments.dataplane import Handle, ServeDataPlane, within
 from deployments.errors import ApertureError, BadRequest, BodyTooLarge
 from deployments.messages import Answer, ImageInput
+from deployments.protocols import huggingface
 from deployments.protocols import predict as plain
 from deployments.protocols.health import HealthRpcs
 from deployments.protocols.http import asgi_app
 from deployments.protocols.oip import rest as oip_rest
+from deployments.protocols.oip.grpc import InferenceRpcs
+from deployments.protocols.openapi import pages as openapi
+from deployments.protocols.tfserving import rest as tfserving_rest
+from deployments.protocols.tfserving.grpc import ModelRpcs, PredictionRpcs
 from deployments.settings import Limits, Settings, check_messages_fit
 from deployments.statistics import RequestStatistics
 
 
 @serve.ingress()
-class Ingress(HealthRpcs):
+class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs):
     def __init__(self, settings: Settings, preprocessor: Handle, classifiers: dict[str, Handle]) -> None:
         if RAY_SERVE_USE_GRPC_BY_DEFAULT:
             check_messages_fit(settings, RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH)
@@ -37,7 +43,17 @@ class Ingress(HealthRpcs):
     def __serve_build_asgi_app__(self) -> Starlette:
         self.plane.start()
         plane = self.plane
-        return asgi_app([*plain.routes(plane), *oip_rest.routes(plane)], plane.limits, _request_id)
+        return asgi_app(
+            [
+                *plain.routes(plane),
+                *oip_rest.routes(plane),
+                *tfserving_rest.routes(plane),
+                *huggingface.routes(plane),
+                *openapi.routes(plane),
+            ],
+            plane.limits,
+            _request_id,
+        )
 
     # Python handles: serve.get_app_handle("aperture").predict.remote(image)
 
@@ -73,10 +89,16 @@ class Ingress(HealthRpcs):
 
 
 async def _requests_of_all_replicas(model: str) -> Sequence[RequestStatistics]:
+    statistics: Sequence[RequestStatistics] = await _replicas().broadcast("request_statistics", model).results_async()
+    return statistics
+
+
+@functools.cache
+def _replicas() -> Handle:
+    # Serve gives out the same handle each time, and it can be initialised only once.
     replicas = serve.get_deployment_handle(serve.get_replica_context().deployment)
     replicas._init(_run_router_in_separate_loop=False)  # type: ignore[no-untyped-call]
-    statistics: Sequence[RequestStatistics] = await replicas.broadcast("request_statistics", model).results_async()
-    return statistics
+    return replicas
 
 
 async def _resolve(image: Any, limits: Limits) -> ImageInput | ApertureError:

@@ -4,7 +4,7 @@ An image enters as encoded bytes, as decoded `Pixels`, or `Prepared` by the clie
 `Pixels` of the model's own size and the Classifier as `Scores`.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.errors import ApertureError
-from deployments.settings import EngineName, InputName, Limits, Precision, PreprocessingSpec
+from deployments.settings import EngineName, InputName, Limits, OutputName, Precision, PreprocessingSpec
 from deployments.statistics import ModelStatistics
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB, contiguous
@@ -43,6 +43,7 @@ class ModelInfo:
     device: str
     # What the tensor protocols announce.
     inputs: tuple[InputName, ...] = ("IMAGE", "PIXELS", "INPUT")
+    outputs: tuple[OutputName, ...] = ("PROBABILITIES", "LOGITS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +94,11 @@ class DataPlane(Protocol):
 
     def classify_each(
         self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float | None = None
-    ) -> AsyncIterator[tuple[int, Answer | ApertureError]]:
-        """As `classify`, each answer with its index as soon as it is there, so not in the order of `images`."""
+    ) -> AsyncGenerator[tuple[int, Answer | ApertureError], None]:
+        """As `classify`, each answer with its index as soon as it is there, so not in the order of `images`.
+
+        Closing the generator gives up what is not answered yet.
+        """
         ...
 
     async def fetch(self, url: str) -> bytes | ApertureError:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +10,7 @@ from deployments.errors import ApertureError, CorruptImage
 from deployments.imaging import preprocess
 from deployments.messages import Pixels
 from deployments.settings import Limits, PreprocessingSpec
+from deployments.workload import Workload
 
 logger = logging.getLogger("ray.serve")
 
@@ -21,6 +23,10 @@ class Preprocessor:
         self._limits = limits
         # Pillow decodes and resizes without the GIL, so threads use cores and the event loop stays free.
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        # An image is a batch of one, and a thread runs it.
+        self._workload = Workload(runners=threads)
+        self._queue_s = 0.0
+        self._unfinished = 0
         preprocess(WARM_UP_IMAGE, PreprocessingSpec(), limits)
 
     async def preprocess(
@@ -30,10 +36,29 @@ class Preprocessor:
 
         A refusal is returned, not raised: it is an answer, and Serve would count and log it as a replica's failure.
         """
-        loop = asyncio.get_running_loop()
-        return await asyncio.gather(
-            *(loop.run_in_executor(self._decoders, self._preprocess, image, spec) for image in images)
-        )
+        self._workload.arrive(len(images))
+        return await asyncio.gather(*(self._in_turn(image, spec) for image in images))
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What autoscaling goes by (deployments/autoscaling.py). Serve calls this every metrics_interval_s."""
+        waiting = max(0, self._unfinished - self._workload.runners)
+        return self._workload.figures(waiting=waiting, queue_s=self._queue_s, max_batch_size=1)
+
+    async def _in_turn(self, image: bytes | Pixels, spec: PreprocessingSpec) -> Pixels | ApertureError:
+        submitted, loop = time.monotonic(), asyncio.get_running_loop()
+        self._unfinished += 1
+        try:
+            started, ended, outcome = await loop.run_in_executor(self._decoders, self._timed, image, spec)
+        finally:
+            self._unfinished -= 1
+        self._queue_s += started - submitted
+        self._workload.batches.add(1, ended - started)
+        return outcome
+
+    def _timed(self, image: bytes | Pixels, spec: PreprocessingSpec) -> tuple[float, float, Pixels | ApertureError]:
+        started = time.monotonic()
+        outcome = self._preprocess(image, spec)
+        return started, time.monotonic(), outcome
 
     def _preprocess(self, image: bytes | Pixels, spec: PreprocessingSpec) -> Pixels | ApertureError:
         try:

@@ -20,6 +20,11 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ColourByte = Annotated[int, Field(ge=0, le=255)]
 # Names end up in URLs, in metric labels and as Serve deployment names, where '#' and '/' are separators.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+# Names beyond ASCII in their xn-- form; addresses are no names.
+HostPattern = Annotated[
+    str,
+    Field(pattern=r"^(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?\.)+[A-Za-z]([A-Za-z0-9-]*[A-Za-z0-9])?$"),
+]
 # Pickled arguments and Serve's own metadata around the payload of a message: a few hundred bytes for each image.
 MESSAGE_OVERHEAD_BYTES = 2**20
 RESERVED_NAMES = ("Ingress", "Preprocessor")
@@ -27,6 +32,8 @@ EngineName = Literal["torch", "torch-compile", "onnxruntime", "openvino", "tenso
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 # How a tensor protocol may send an image: encoded, as uint8 RGB pixels, or preprocessed by the client.
 InputName = Literal["IMAGE", "PIXELS", "INPUT"]
+# What it answers: the softmax of the logits, or these.
+OutputName = Literal["PROBABILITIES", "LOGITS"]
 
 
 class Frozen(BaseModel):
@@ -90,10 +97,10 @@ class Gathering(Frozen):
 
 
 class ImageUrls(Frozen):
-    """Which images a request may name by URL. Without this setting, none."""
+    """Which images a request may name by URL; deployments/fetching.py has what else must hold. Without it, none."""
 
-    # Whole names of hosts, or "*.example.org" for those below one. Their addresses must be public.
-    allowed_hosts: Annotated[tuple[str, ...], Field(min_length=1)]
+    # Whole names of hosts, or "*.example.org" for all below one.
+    allowed_hosts: Annotated[tuple[HostPattern, ...], Field(min_length=1)]
     # http as well as https.
     allow_http: bool = False
     timeout_s: PositiveFloat = 5.0
@@ -138,6 +145,8 @@ class ModelSettings(Frozen):
     # What the metadata of the tensor protocols announces, and they accept. Clients that send whatever is announced,
     # like Triton's image_client.py, need a single one.
     inputs: Annotated[tuple[InputName, ...], Field(min_length=1)] = ("IMAGE", "PIXELS", "INPUT")
+    # The same for what they answer.
+    outputs: Annotated[tuple[OutputName, ...], Field(min_length=1)] = ("PROBABILITIES", "LOGITS")
     # Batches are warmed up to this size; `user_config` may lower it while the model serves.
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
     # Intra-op threads of the engine on a CPU; by default the whole cores of the replica's num_cpus, at least one.
@@ -146,8 +155,9 @@ class ModelSettings(Frozen):
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
-        if len(set(self.inputs)) < len(self.inputs):
-            raise ConfigError(f"The key 'inputs' of model {self.name!r} names an input twice.")
+        for key, names in (("inputs", self.inputs), ("outputs", self.outputs)):
+            if len(set(names)) < len(names):
+                raise ConfigError(f"The key {key!r} of model {self.name!r} names one of them twice.")
         if self.name in RESERVED_NAMES:
             raise ConfigError(f"models.name is {self.name!r}, which is the name of another deployment of the graph.")
         if self.engine == "dummy":

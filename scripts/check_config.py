@@ -18,6 +18,7 @@ from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDepl
 
 from deployments.errors import ConfigError
 from deployments.settings import RESERVED_NAMES, LiveSettings, Settings, check_batch_can_fill, live_batch_size
+from scripts.check_autoscaling import POLICY, check_autoscaling
 
 APPLICATION_NAME = "aperture"
 IMPORT_PATH = "graph:build"
@@ -52,6 +53,8 @@ def check_config(path: Path) -> ServeDeploySchema:
         # Some of Serve's own messages are two sentences.
         reason = fault["msg"].removesuffix(".").replace(". ", "; ")
         raise ConfigError(f"The key {where!r} has the value {fault['input']!r}: {reason}.") from None
+    except (ImportError, AttributeError) as err:
+        raise ConfigError(f"A policy_function cannot be imported: {err}; Aperture's own is {POLICY!r}.") from None
     _check_proxies(config)
     _check_application(config)
     return config
@@ -136,12 +139,10 @@ def _check_deployments(application: ServeApplicationSchema, settings: Settings) 
             raise ConfigError(f"There is no deployment {deployment.name!r}; this graph has {', '.join(known)}.")
         if deployment.name in configured:
             raise ConfigError(f"deployments has two entries named {deployment.name!r}; each deployment may have one.")
-        if deployment.is_autoscaling_configured() and settings.gathering is not None:
-            raise ConfigError(
-                f"Deployment {deployment.name!r} is autoscaled by calls in flight, each of which may carry many "
-                f"images; set gathering to null in args."
-            )
         configured[deployment.name] = deployment
+    for deployment in configured.values():
+        if deployment.is_autoscaling_configured():
+            check_autoscaling(deployment, configured.get("Ingress"), settings)
     for name, model in models.items():
         stated = configured[name].model_dump(exclude_unset=True) if name in configured else {}
         check_batch_can_fill(model, stated.get("max_ongoing_requests", DEFAULT_MAX_ONGOING_REQUESTS))

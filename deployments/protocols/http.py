@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.errors import ApertureError, BodyTooLarge, DeadlineExceeded
-from deployments.messages import Answer, Stages
+from deployments.messages import Answer, DataPlane, ImageInput, ModelInfo, Stages
 from deployments.settings import Limits
 
 logger = logging.getLogger("ray.serve")
@@ -71,7 +71,7 @@ class Envelope:
             async with asyncio.timeout(self._limits.request_timeout_s) as deadline:
                 await self._app(scope, _bounded(scope, receive, self._limits.max_body_bytes), send_with_headers)
         except ClientDisconnect:
-            logger.info("The client of request %s left before its body was complete", request_id)
+            logger.info("The client of request %s left before it was complete", request_id)
         except Exception:
             if deadline.expired():
                 error = DeadlineExceeded(f"No answer within {self._limits.request_timeout_s:g} s.")
@@ -80,6 +80,16 @@ class Envelope:
                 error = ApertureError("The request failed because of an internal error.")
         if error is not None and not responding:
             await error_response(error, request_id)(scope, receive, send_with_headers)
+
+
+async def classified(
+    plane: DataPlane, request: Request, images: Sequence[ImageInput | ApertureError], info: ModelInfo
+) -> list[Answer | ApertureError]:
+    """The answers of the data plane, with where their time went in Server-Timing."""
+    admission_s = time.monotonic() - request.state.started
+    answers = await plane.classify(images, info)
+    record_stages(request, admission_s, answers)
+    return answers
 
 
 def record_stages(request: Request, admission_s: float, answers: Sequence[Answer | ApertureError]) -> None:

@@ -1,21 +1,33 @@
 """What every gRPC service shares: where its methods find the data plane, and errors as status codes.
 
 Serve dispatches an RPC to the Ingress method of the same name, so the methods of each service are a base class of it.
+
+Serve hides the client's deadline from the method. When it passes, or the client cancels, gRPC cancels the call: the
+method gets a CancelledError, and with it all that it waits for. What is in a batch by then is computed for nobody.
 """
 
-from typing import NoReturn, Protocol, TypeVar
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
 
-from deployments.errors import ApertureError
+from deployments.errors import ApertureError, BodyTooLarge
 from deployments.messages import DataPlane
+from deployments.settings import Limits
+
+logger = logging.getLogger("ray.serve")
 
 Message = TypeVar("Message")
+# Details travel in an HTTP/2 header, each byte beyond ASCII as three; clients and proxies take 8 KiB of headers in all.
+MAX_DETAILS = 500
 
 
 class Context(Protocol):
     def set_code(self, code: grpc.StatusCode) -> None: ...
     def set_details(self, details: str) -> None: ...
+    def trailing_metadata(self) -> Sequence[tuple[str, str]]: ...
 
 
 class Rpcs:
@@ -30,18 +42,66 @@ class Unimplemented(ApertureError):
     code = "unimplemented"
 
 
+Method = Callable[[Any, Any, Context], Awaitable[Any]]
+
+
+def rpc(response: Callable[[], Any]) -> Callable[[Callable[[Any, Any], Awaitable[Any]]], Method]:
+    """Makes `async def Method(self, request)` of an Rpcs an RPC that Serve finds, its errors statuses.
+
+    `response`: the type of the answer. A request larger than max_body_bytes of the limits is INVALID_ARGUMENT.
+    """
+
+    def decorate(method: Callable[[Any, Any], Awaitable[Any]]) -> Method:
+        @functools.wraps(method)
+        async def answer(self: Rpcs, request: Any, grpc_context: Context) -> Any:
+            try:
+                check_size(request, self.plane.limits)
+                return await method(self, request)
+            except Exception as error:
+                return refused(visible(error, grpc_context), grpc_context, response())
+
+        # Serve reads the signature to see whether there is a grpc_context, and would look through the wrapper.
+        del answer.__wrapped__
+        return answer
+
+    return decorate
+
+
+def unserved(name: str, response: Callable[[], Any]) -> Method:
+    """An RPC of the service that says that it is not there; of a method that is missing Serve says INTERNAL."""
+
+    async def refuse(self: Rpcs, request: Any) -> NoReturn:
+        raise Unimplemented(f"{name} is not implemented.")
+
+    refuse.__name__ = name
+    return rpc(response)(refuse)
+
+
+def visible(error: Exception, context: Context) -> ApertureError:
+    """What the client may see of it. Anything but an ApertureError is logged, and found there by the request's id."""
+    if isinstance(error, ApertureError):
+        return error
+    request_id = dict(context.trailing_metadata()).get("request_id", "unknown")
+    logger.error("Request %s failed", request_id, exc_info=error)
+    return ApertureError(f"The request {request_id} failed because of an internal error.")
+
+
 def refused(error: ApertureError, context: Context, response: Message) -> Message:
     """`response`, which the client does not see, with the status of `error`, which it does.
 
     Returned and not raised: an exception would be logged and counted as a failure of the replica.
     """
     context.set_code(grpc.StatusCode[error.grpc_status])
-    context.set_details(error.message)
+    context.set_details(details_of(error))
     return response
 
 
-def unimplemented(method: str, context: Context) -> NoReturn:
-    """Serve answers INTERNAL for a method that is not there; this says what is true."""
-    error = Unimplemented(f"{method} is not implemented.")
-    refused(error, context, None)
-    raise error
+def details_of(error: ApertureError) -> str:
+    """The message, cut where what it repeats of the request is long."""
+    return error.message if len(error.message) <= MAX_DETAILS else error.message[: MAX_DETAILS - 3] + "..."
+
+
+def check_size(request: Any, limits: Limits) -> None:
+    """Raises BodyTooLarge. gRPC's own limit is Serve's, the same for every RPC of every service."""
+    if request.ByteSize() > limits.max_body_bytes:
+        raise BodyTooLarge(f"The request is larger than the {limits.max_body_bytes} bytes that this service accepts.")

@@ -10,16 +10,15 @@ A tensor has no place for one image's error, so the first image that fails is th
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deployments.errors import ApertureError, BadRequest
 from deployments.messages import Answer, ImageInput, ModelInfo, Pixels, Prepared
-from deployments.settings import InputName, PreprocessingSpec
+from deployments.settings import InputName, OutputName, PreprocessingSpec
 
-OutputName = Literal["PROBABILITIES", "LOGITS"]
 OUTPUTS: Final[tuple[OutputName, ...]] = ("PROBABILITIES", "LOGITS")
 # Rounding in float32 takes the brightest and the darkest level a little outside.
 LEVEL_SLACK: Final = 0.01
@@ -33,14 +32,24 @@ def input_shape(name: InputName, info: ModelInfo) -> list[int]:
 
 def images_from(name: InputName, values: NDArray[Any], info: ModelInfo) -> list[ImageInput]:
     """The images of one input tensor; `values` of IMAGE are an object array of bytes. Raises BadRequest."""
-    if name == "IMAGE" and values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    _check_shape(name, values.shape, info)
+    check_shape(name, values.shape, info)
     if name == "IMAGE":
-        return list(values)
+        return list(values.ravel())
     if name == "PIXELS":
         return [np.ascontiguousarray(image) for image in values]
     return [Prepared(image) for image in _levels(values, info.preprocessing)]
+
+
+def check_shape(name: InputName, shape: Sequence[int], info: ModelInfo) -> None:
+    """Raises BadRequest for what `images_from` does not take. Costs nothing, whatever the dimensions are."""
+    expected = input_shape(name, info)
+    have = shape[:1] if name == "IMAGE" and len(shape) == 2 and shape[1] == 1 else shape
+    fits = len(have) == len(expected) and all(b > 0 and a in (-1, b) for a, b in zip(expected, have, strict=True))
+    if not fits:
+        raise BadRequest(
+            f"The input {name} of model {info.name!r} has the shape {expected}, where -1 is any number above 0; "
+            f"the request's has {str(list(shape[:9]))[:100]}."
+        )
 
 
 def answers_of(outcomes: Sequence[Answer | ApertureError]) -> list[Answer]:
@@ -68,16 +77,6 @@ def best(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
 def classification(values: NDArray[np.float32], count: int, labels: Sequence[str]) -> list[list[bytes]]:
     """Triton's classification extension: for each of the N rows the `count` best as "value:index:label"."""
     return [[f"{row[index]:f}:{index}:{labels[index]}".encode() for index in best(row, count)] for row in values]
-
-
-def _check_shape(name: InputName, shape: tuple[int, ...], info: ModelInfo) -> None:
-    expected = input_shape(name, info)
-    fits = len(shape) == len(expected) and all(want in (-1, have) for want, have in zip(expected, shape, strict=True))
-    if not fits or 0 in shape:
-        raise BadRequest(
-            f"The input {name} of model {info.name!r} has the shape {expected}, where -1 is any number above 0; "
-            f"the request's has {list(shape)}."
-        )
 
 
 def _levels(values: NDArray[Any], spec: PreprocessingSpec) -> list[Pixels]:

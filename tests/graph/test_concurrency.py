@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.another_hand import LABELS
-from tests.graph.conftest import Graph
+from tests.local_graph import Graph
 from tests.reference import Reference, picture
 
 CALLERS = 200

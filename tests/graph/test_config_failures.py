@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ray import serve
 
 from tests.awaiting import await_condition
-from tests.graph.conftest import (
+from tests.local_graph import (
     DEPLOY_TIMEOUT_S,
     ROOT,
     Graph,

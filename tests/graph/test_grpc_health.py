@@ -6,7 +6,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.graph.conftest import Graph
+from tests.local_graph import Graph
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 

@@ -11,7 +11,7 @@ from ray import serve
 
 from deployments.errors import BadRequest, BodyTooLarge, CorruptImage, UnknownModel
 from tests.another_hand import LABELS
-from tests.graph.conftest import Graph
+from tests.local_graph import Graph
 from tests.reference import Reference, picture
 
 

@@ -8,7 +8,7 @@ import zlib
 import httpx
 import pytest
 
-from tests.graph.conftest import Graph
+from tests.local_graph import Graph
 from tests.reference import picture
 
 

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -14,13 +14,17 @@ from deployments.errors import (
     ApertureError,
     BadRequest,
     CorruptImage,
+    ModelNotReady,
     TooManyImages,
     UnknownModel,
 )
 from deployments.messages import Answer, ImageInput, Logits, ModelInfo, Prepared, Stages
+from deployments.protocols import huggingface
 from deployments.protocols.http import asgi_app
+from deployments.protocols.oip import rest as oip_rest
 from deployments.protocols.predict import DEFAULT_TOP_K, routes
-from deployments.settings import Limits, PreprocessingSpec
+from deployments.protocols.tfserving import rest as tfserving_rest
+from deployments.settings import InputName, Limits, PreprocessingSpec
 from deployments.statistics import BatchStatistics, ModelStatistics, RequestStatistics, Total
 
 LABELS = ("circle", "square", "triangle", "star", "heart", "cross", "ring")
@@ -47,19 +51,22 @@ def expected_predictions(image: ImageInput, top_k: int = DEFAULT_TOP_K) -> list[
     return [{"label": LABELS[i], "index": i, "probability": float(probabilities[i])} for i in best]
 
 
-def info(name: str, version: int) -> ModelInfo:
-    return ModelInfo(name, version, LABELS, PreprocessingSpec(), "dummy", "dummy", "fp32", "cpu")
+def info(name: str, version: int, inputs: tuple[InputName, ...] = ("IMAGE", "PIXELS", "INPUT")) -> ModelInfo:
+    return ModelInfo(name, version, LABELS, PreprocessingSpec(), "dummy", "dummy", "fp32", "cpu", inputs)
 
 
 class BytesPlane:
-    """Two models; an image that begins with "bad" is corrupt, and `failure` fails the whole request."""
+    """Two models, or those given; one that is None is not warm yet.
 
-    def __init__(self, failure: Exception | None = None) -> None:
+    An image that begins with "bad" is corrupt, and `failure` fails the whole request.
+    """
+
+    def __init__(self, failure: Exception | None = None, models: Mapping[str, ModelInfo | None] | None = None) -> None:
         self.images: list[ImageInput] = []
         self.timeouts_s: list[float | None] = []
         self.limits = Limits(max_body_bytes=MAX_BODY_BYTES, max_images=MAX_IMAGES)
         self._failure = failure
-        self._models = {"shapes": info("shapes", 3), "others": info("others", 4)}
+        self._models = models or {"shapes": info("shapes", 3), "others": info("others", 4)}
 
     async def classify(
         self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float | None = None
@@ -73,7 +80,7 @@ class BytesPlane:
 
     async def classify_each(
         self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float | None = None
-    ) -> AsyncIterator[tuple[int, Answer | ApertureError]]:
+    ) -> AsyncGenerator[tuple[int, Answer | ApertureError], None]:
         """The last image is the first to be ready."""
         answers = await self.classify(images, info, timeout_s)
         for index in reversed(range(len(answers))):
@@ -101,7 +108,9 @@ class BytesPlane:
     def info_of(self, model: str | None, version: str | None = None) -> ModelInfo:
         if model not in (None, *self._models):
             raise UnknownModel(f"There is no model {model!r}.")
-        info = self._models[model or "shapes"]
+        info = self._models[model or next(iter(self._models))]
+        if info is None:
+            raise ModelNotReady(f"The model {model!r} is still loading.")
         if version not in (None, str(info.version)):
             raise UnknownModel(f"There is no version {version!r}.")
         return info
@@ -113,7 +122,10 @@ class BytesPlane:
 def send(
     method: str, path: str, plane: BytesPlane | None = None, max_body_bytes: int = MAX_BODY_BYTES, **request: Any
 ) -> httpx.Response:
-    app = asgi_app(routes(plane or BytesPlane()), Limits(max_body_bytes=max_body_bytes), request_id=lambda: "test-id")
+    plane = plane or BytesPlane()
+    limits = Limits(max_body_bytes=max_body_bytes)
+    protocols = (routes, oip_rest.routes, tfserving_rest.routes, huggingface.routes)
+    app = asgi_app([route for each in protocols for route in each(plane)], limits, request_id=lambda: "test-id")
 
     async def exchange() -> httpx.Response:
         # The transport raises whatever escapes the application.

@@ -14,6 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCAL = (ROOT / "configs/local.yaml").read_text()
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
+# Serve has nothing else yet that sets it for one deployment.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The `metrics_interval_s` field:DeprecationWarning", "ignore:`look_back_period_s`:FutureWarning"
+)
+
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -41,14 +46,49 @@ def changed(tmp_path: Path, change: Change) -> Path:
     return write(tmp_path, yaml.safe_dump(config))
 
 
-# Of gpu.yaml; Serve has nothing else yet that sets it for one deployment.
-@pytest.mark.filterwarnings("ignore:The `metrics_interval_s` field:DeprecationWarning")
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_config_of_the_repository_passes(path: Path) -> None:
     assert check_config(path).applications[0].name == "aperture"
 
 
+LATENCY_POLICY: dict[str, Any] = {
+    "max_replicas": 4,
+    "metrics_interval_s": 1,
+    "look_back_period_s": 10,
+    "upscale_delay_s": 0,
+    "downscale_delay_s": 0,
+    "policy": {
+        "policy_function": "deployments.autoscaling:LatencyPolicy",
+        "policy_kwargs": {"target_latency_s": 0.2},
+    },
+}
+
+
+def autoscale(name: str, **changed: Any) -> Change:
+    """LatencyPolicy for this deployment, with `changed` keys of autoscaling_config."""
+
+    def change(config: dict[str, Any]) -> None:
+        deployment(config, name).update(autoscaling_config={**LATENCY_POLICY, **changed})
+
+    return change
+
+
+def policy_of(**kwargs: Any) -> dict[str, Any]:
+    return {**LATENCY_POLICY["policy"], "policy_kwargs": kwargs}
+
+
+def two_ingresses_for_eight(config: dict[str, Any]) -> None:
+    autoscale("shapes", max_replicas=8)(config)
+    deployment(config, "Ingress").update(num_replicas=2)
+
+
 ALLOWED: dict[str, Change] = {
+    "gathering with a policy that counts images": autoscale("shapes"),
+    "gathering with an Ingress that counts requests": lambda config: deployment(config, "Ingress").update(
+        autoscaling_config={"max_replicas": 4}
+    ),
+    "calls for all replicas from two Ingresses": two_ingresses_for_eight,
+    "no replica at all": autoscale("Preprocessor", min_replicas=0),
     "autoscaling without gathering": lambda config: (
         application(config)["args"].update(gathering=None),
         deployment(config, "shapes").update(autoscaling_config={"max_replicas": 4}),
@@ -158,7 +198,54 @@ FAULTS: dict[str, tuple[Change, list[str]]] = {
     ),
     "autoscaling with gathering": (
         lambda config: deployment(config, "Preprocessor").update(autoscaling_config={"max_replicas": 4}),
-        ["Deployment 'Preprocessor' is autoscaled", "set gathering to null in args"],
+        ["Deployment 'Preprocessor' is autoscaled", "set gathering to null in args", "LatencyPolicy"],
+    ),
+    "a misspelt key of the policy": (
+        autoscale("shapes", policy=policy_of(target_latency_s=0.2, hold_down=3)),
+        ["In the policy of deployment 'shapes', policy_kwargs has no key 'hold_down'", "hold_down_s"],
+    ),
+    "a target below nought": (
+        autoscale("shapes", policy=policy_of(target_latency_s=-1)),
+        ["policy_kwargs.target_latency_s is -1, but must be a number from 0.001 to 600"],
+    ),
+    "a policy that is not there": (
+        autoscale("shapes", policy={"policy_function": "deployments.autoscaling:Latency"}),
+        ["A policy_function cannot be imported", "has no attribute 'Latency'", "own is 'deployments.autoscaling:"],
+    ),
+    "a policy of no module": (
+        autoscale("shapes", policy={"policy_function": "autoscale.latency"}),
+        ["A policy_function cannot be imported", "No module named 'autoscale'"],
+    ),
+    "Serve's delay on top of the policy's": (
+        autoscale("shapes", upscale_delay_s=30),
+        ["Deployment 'shapes' has upscale_delay_s 30", "it must be 0"],
+    ),
+    "Serve's default delay on top of the policy's": (
+        lambda config: (
+            autoscale("shapes")(config),
+            deployment(config, "shapes")["autoscaling_config"].pop("downscale_delay_s"),
+        ),
+        ["Deployment 'shapes' has downscale_delay_s 600", "it must be 0"],
+    ),
+    "a look-back that sees too little": (
+        autoscale("shapes", look_back_period_s=2),
+        ["Deployment 'shapes' has look_back_period_s 2", "at least 3, 3 x metrics_interval_s"],
+    ),
+    "more replicas than calls": (
+        autoscale("shapes", max_replicas=5),
+        ["'shapes' has max_replicas 5", "gathering.max_calls 4 of 1 Ingress replicas", "raise max_calls to 5"],
+    ),
+    "the policy for an Ingress": (
+        autoscale("Ingress"),
+        ["Deployment 'Ingress' has LatencyPolicy, but reports no figures"],
+    ),
+    "no Ingress at all": (
+        lambda config: deployment(config, "Ingress").update(autoscaling_config={"min_replicas": 0, "max_replicas": 2}),
+        ["Deployment 'Ingress' has min_replicas 0", "nobody is there to connect to"],
+    ),
+    "fewer replicas at most than at least": (
+        autoscale("shapes", min_replicas=5),
+        ["'shapes'", "max_replicas (4) must be greater than or equal to min_replicas (5)"],
     ),
     "automatic replicas with gathering": (
         lambda config: deployment(config, "shapes").update(num_replicas="auto"),

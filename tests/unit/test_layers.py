@@ -1,13 +1,14 @@
 """The import rule of deployments/__init__.py, read off the source: imports go down only, and never sideways.
 
     (0) errors, messages, resizing, settings, statistics
-    (1) imaging, metrics, batching, gathering, fetching, repository
-    (2) engines, protocols   (3) dataplane   (4) ingress, preprocessor, classifier   (5) graph
+    (1) imaging, metrics, batching, gathering, fetching, repository, workload
+    (2) engines, protocols   (3) autoscaling, dataplane   (4) ingress, preprocessor, classifier   (5) graph
 
 Model libraries stay inside engines, and Ray at levels 3 and up and in metrics.
 """
 
 import ast
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 LEVELS = {
     "deployments": 0,
     **dict.fromkeys(("errors", "messages", "resizing", "settings", "statistics"), 0),
-    **dict.fromkeys(("imaging", "metrics", "batching", "gathering", "fetching", "repository"), 1),
+    **dict.fromkeys(("imaging", "metrics", "batching", "gathering", "fetching", "repository", "workload"), 1),
     **dict.fromkeys(("engines", "protocols"), 2),
-    "dataplane": 3,
+    **dict.fromkeys(("autoscaling", "dataplane"), 3),
     **dict.fromkeys(("ingress", "preprocessor", "classifier"), 4),
     "graph": 5,
 }
@@ -165,6 +166,14 @@ def test_the_graphs_annotations_are_not_strings() -> None:
     # Serve reads the type of `settings` from build's signature at run time; a string would switch validation off.
     imported = imports_of("graph", MODULES["graph"].read_text(encoding="utf-8"))
     assert "__future__" not in {one.module for one in imported}
+
+
+def test_the_autoscaling_policy_imports_nothing_of_this_project() -> None:
+    # Serve pickles its module, and nothing that it imports, into the controller.
+    source = MODULES["deployments.autoscaling"].read_text(encoding="utf-8")
+    imported = {one.module.partition(".")[0] for one in imports_of("deployments.autoscaling", source)}
+    assert imported & {"deployments", "graph"} == set()
+    assert imported - set(sys.stdlib_module_names) == {"ray"}
 
 
 def test_the_package_itself_imports_nothing() -> None:

@@ -27,7 +27,8 @@ STAGES = Stages(0.0, 0.0, 0.0)
 def normalised(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """float32 (N, 3, H, W) as torchvision's ToTensor and Normalize make it of uint8 (N, H, W, 3)."""
     spec = INFO.preprocessing
-    values = (pixels.astype(np.float32) / 255 - np.float32(spec.mean)) / np.float32(spec.std)
+    mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
+    values = (pixels.astype(np.float32) / 255 - mean) / std
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 
@@ -46,7 +47,7 @@ def test_every_level_that_a_client_normalised_comes_back_exactly() -> None:
 
 def test_levels_between_two_pixels_become_the_nearest() -> None:
     pixels = np.full((1, SIDE, SIDE, 3), 100, np.uint8)
-    level = np.float32(1 / 255) / np.float32(INFO.preprocessing.std)[None, :, None, None]
+    level = (1 / 255 / np.array(INFO.preprocessing.std, np.float32))[None, :, None, None]
     (back,) = prepared(normalised(pixels) + np.float32(0.4) * level)
     np.testing.assert_array_equal(back, pixels[0])
 

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 
 from deployments.errors import BadRequest
 from deployments.messages import Answer, DataPlane, ModelInfo
+from deployments.protocols.json_bodies import quoted
 from deployments.protocols.tensors import (
-    OUTPUTS,
-    OutputName,
     answers_of,
+    check_shape,
     classification,
     images_from,
     output_values,
 )
-from deployments.settings import InputName
+from deployments.settings import InputName, OutputName
 
 # Of the inputs of `tensors`.
 DATATYPES: Final[dict[InputName, str]] = {"IMAGE": "BYTES", "PIXELS": "UINT8", "INPUT": "FP32"}
@@ -69,30 +69,42 @@ async def infer(plane: DataPlane, info: ModelInfo, request: InferRequest) -> Inf
     return InferResponse(info, request.id, [_render(output, answers, info) for output in outputs], answers)
 
 
-def _only_input(inputs: Sequence[Tensor], info: ModelInfo) -> Tensor:
-    names = [tensor.name for tensor in inputs]
+def check_names(names: Sequence[str], info: ModelInfo) -> None:
+    """Raises BadRequest if those are not the inputs of one request."""
     if len(names) != 1 or names[0] not in info.inputs:
         raise BadRequest(
             f"The model {info.name!r} takes exactly one input, {' or '.join(info.inputs)}; the request has "
-            f"{', '.join(map(repr, names)) or 'none'}."
+            f"{', '.join(map(quoted, names[:5])) or 'none'}{', ...' if len(names) > 5 else ''}."
         )
+
+
+def check_input(name: str, datatype: str, shape: Sequence[int], info: ModelInfo) -> None:
+    """Raises BadRequest unless the model has that input. For use before the elements are read: it costs nothing."""
+    expected = DATATYPES[cast("InputName", name)]
+    if datatype != expected:
+        raise BadRequest(f"The input {name} has the datatype {expected}; the request's has {quoted(datatype)}.")
+    check_shape(cast("InputName", name), shape, info)
+
+
+def _only_input(inputs: Sequence[Tensor], info: ModelInfo) -> Tensor:
+    check_names([tensor.name for tensor in inputs], info)
     (tensor,) = inputs
-    expected = DATATYPES[cast("InputName", tensor.name)]
-    if tensor.datatype != expected:
-        raise BadRequest(f"The input {tensor.name} has the datatype {expected}; the request's has {tensor.datatype!r}.")
+    check_input(tensor.name, tensor.datatype, tensor.values.shape, info)
     return tensor
 
 
 def _checked_outputs(outputs: Sequence[RequestedOutput], info: ModelInfo) -> Sequence[RequestedOutput]:
     names = [output.name for output in outputs]
     for output in outputs:
-        if output.name not in OUTPUTS:
-            raise BadRequest(f"The model {info.name!r} has the outputs {', '.join(OUTPUTS)}, and no {output.name!r}.")
+        if output.name not in info.outputs:
+            raise BadRequest(
+                f"The model {info.name!r} has the outputs {', '.join(info.outputs)}, and no {quoted(output.name)}."
+            )
         if names.count(output.name) > 1:
             raise BadRequest(f"The output {output.name} is asked for twice.")
         if output.classification < 0:
             raise BadRequest(f"classification must be a number of classes, not {output.classification}.")
-    return outputs or [RequestedOutput(name) for name in OUTPUTS]
+    return outputs or [RequestedOutput(name) for name in info.outputs]
 
 
 def _render(output: RequestedOutput, answers: Sequence[Answer], info: ModelInfo) -> Tensor:

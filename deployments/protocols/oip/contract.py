@@ -1,0 +1,117 @@
+"""What the service says of itself and of its models, in the JSON of Triton's protocol and its extensions.
+
+The field names are those of Triton's protobuf messages, so that gRPC parses the same dicts. Sources: the files
+protocol/extension_{model_configuration,statistics,model_repository}.md of triton-inference-server/server and
+protobuf/{grpc_service,model_config}.proto of triton-inference-server/common.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+from deployments.messages import ModelInfo
+from deployments.protocols.oip.inference import DATATYPES
+from deployments.protocols.tensors import input_shape
+from deployments.settings import InputName, Limits
+from deployments.statistics import ModelStatistics, Total
+
+# Of which all is there. The model repository has an index, but nothing is loaded or unloaded by request.
+EXTENSIONS: Final = ("binary_tensor_data", "classification", "model_configuration", "statistics")
+# BYTES has a name of its own in a model's configuration.
+CONFIG_TYPES: Final[dict[InputName, str]] = {"IMAGE": "TYPE_STRING", "PIXELS": "TYPE_UINT8", "INPUT": "TYPE_FP32"}
+CONFIG_FORMATS: Final[dict[InputName, str]] = {"IMAGE": "FORMAT_NONE", "PIXELS": "FORMAT_NHWC", "INPUT": "FORMAT_NCHW"}
+
+
+def server_metadata() -> dict[str, Any]:
+    """ServerMetadataResponse."""
+    return {"name": "aperture", "version": _version(), "extensions": list(EXTENSIONS)}
+
+
+def model_metadata(info: ModelInfo) -> dict[str, Any]:
+    """ModelMetadataResponse. The first dimension of each shape is the number of images, -1 for any."""
+    inputs = [{"name": name, "datatype": DATATYPES[name], "shape": input_shape(name, info)} for name in info.inputs]
+    outputs = [{"name": name, "datatype": "FP32", "shape": [-1, len(info.labels)]} for name in info.outputs]
+    return {
+        "name": info.name,
+        "versions": [str(info.version)],
+        "platform": f"{info.engine}_{info.architecture}",
+        "inputs": inputs,
+        "outputs": outputs,
+    }
+
+
+def model_config(info: ModelInfo, limits: Limits) -> dict[str, Any]:
+    """ModelConfig. `dims` are without the number of images, which max_batch_size bounds.
+
+    An image is one element; Triton writes that as [1], and both (N,) and (N, 1) are taken.
+    """
+    # A client that fills in every input must know that it may leave some out.
+    optional = {"optional": True} if len(info.inputs) > 1 else {}
+    inputs = [
+        {
+            "name": name,
+            "data_type": CONFIG_TYPES[name],
+            "format": CONFIG_FORMATS[name],
+            "dims": input_shape(name, info)[1:] or [1],
+            **optional,
+        }
+        for name in info.inputs
+    ]
+    outputs = [{"name": name, "data_type": "TYPE_FP32", "dims": [len(info.labels)]} for name in info.outputs]
+    return {
+        "name": info.name,
+        "platform": f"{info.engine}_{info.architecture}",
+        "backend": info.engine,
+        "max_batch_size": limits.max_images,
+        "input": inputs,
+        "output": outputs,
+    }
+
+
+def model_statistics(info: ModelInfo, statistics: ModelStatistics) -> dict[str, Any]:
+    """ModelStatistics, one of `model_stats`. The inferences are images, the executions batches."""
+    durations = statistics.requests.durations()
+    # Nothing is cached, but Triton's own tools read the counts.
+    cache = {name: _duration(Total()) for name in ("cache_hit", "cache_miss")}
+    return {
+        "name": info.name,
+        "version": str(info.version),
+        "last_inference": statistics.requests.last_ms,
+        "inference_count": statistics.inference_count,
+        "execution_count": statistics.execution_count,
+        "inference_stats": {**{name: _duration(total) for name, total in durations.items()}, **cache},
+        "batch_stats": [_of_batches(size, total) for size, total in sorted(statistics.batches.by_size.items())],
+    }
+
+
+def repository_index(models: Mapping[str, ModelInfo | None], *, ready_only: bool = False) -> list[dict[str, Any]]:
+    """The `models` of RepositoryIndexResponse, which over HTTP are the whole body."""
+    return [
+        {"name": name, "version": str(info.version), "state": "READY", "reason": ""}
+        if info is not None
+        else {"name": name, "version": "", "state": "LOADING", "reason": "The model is not warm yet."}
+        for name, info in models.items()
+        if info is not None or not ready_only
+    ]
+
+
+def _of_batches(size: int, total: Total) -> dict[str, Any]:
+    # Engines take pixels and return logits in one call.
+    nothing = Total(total.count)
+    return {
+        "batch_size": size,
+        "compute_input": _duration(nothing),
+        "compute_infer": _duration(total),
+        "compute_output": _duration(nothing),
+    }
+
+
+def _duration(total: Total) -> dict[str, int]:
+    return {"count": total.count, "ns": total.ns}
+
+
+def _version() -> str:
+    try:
+        return version("aperture")
+    except PackageNotFoundError:  # Run from its source, as in a Ray runtime environment.
+        return "unknown"

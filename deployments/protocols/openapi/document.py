@@ -1,0 +1,39 @@
+"""The OpenAPI 3.1 document: every HTTP route of the service but those of the document itself and its page."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+import orjson
+
+from deployments.messages import ModelInfo
+from deployments.protocols.oip.contract import server_metadata
+from deployments.protocols.openapi import huggingface, oip, predict, tfserving
+from deployments.protocols.openapi.parts import Models, Paths, Schemas, components
+
+# In the order of the page.
+FAMILIES: Final = (predict, oip, tfserving, huggingface)
+DESCRIPTION: Final = """Image classification: encoded images in, labels out. Every response has an x-request-id and
+Server-Timing; every error is JSON with error, code and request_id."""
+
+
+def document(models: Mapping[str, ModelInfo | None], root_path: str = "") -> bytes:
+    """As JSON. `root_path` is what the service's own paths are below; models that are warm appear in the examples."""
+    return _document(Models.of(models), root_path)
+
+
+@lru_cache(maxsize=8)
+def _document(models: Models, root_path: str) -> bytes:
+    paths: Paths = {}
+    schemas: Schemas = {}
+    for family in FAMILIES:
+        paths |= family.paths(models)
+        schemas |= family.schemas()
+    content: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "Aperture", "version": server_metadata()["version"], "description": DESCRIPTION},
+        "servers": [{"url": root_path or "/"}],
+        "paths": paths,
+        "components": components(schemas),
+    }
+    return orjson.dumps(content)

@@ -1,0 +1,1 @@
+"""One client for each protocol. None needs anything of Aperture, but for the messages of tensorflow_grpc."""

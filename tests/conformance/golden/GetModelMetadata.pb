@@ -1,0 +1,3 @@
+
+
+shapessignature_def
