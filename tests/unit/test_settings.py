@@ -82,6 +82,20 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"models": [{**SHAPES, "max_batch": 4}]},
         ["ModelSettings has no key 'max_batch'", "4", "max_batch_size", "threads"],
     ),
+    "an input named twice": (
+        {"models": [{**SHAPES, "inputs": ["IMAGE", "INPUT", "IMAGE"]}]},
+        ["inputs", "'shapes'", "twice"],
+    ),
+    "an output named twice": (
+        {"models": [{**SHAPES, "outputs": ["LOGITS", "LOGITS"]}]},
+        ["outputs", "'shapes'", "twice"],
+    ),
+    "no inputs": ({"models": [{**SHAPES, "inputs": []}]}, ["inputs", "[]", "at least 1"]),
+    "an unknown output": ({"models": [{**SHAPES, "outputs": ["LABELS"]}]}, ["outputs.0", "'LABELS'", "'LOGITS'"]),
+    "an address among the hosts of URLs": (
+        {"models": [SHAPES], "image_urls": {"allowed_hosts": ["10.0.0.1"]}},
+        ["allowed_hosts.0", "'10.0.0.1'"],
+    ),
     "misspelt limit": (
         {"models": [SHAPES], "limits": {"max_body_byte": 5}},
         ["Limits has no key 'max_body_byte'", "5", "max_body_bytes"],

@@ -1,5 +1,6 @@
 """TensorFlow Serving's REST API: images that are answered, in front of a data plane that answers from its bytes."""
 
+import dataclasses
 import gzip
 import json
 from typing import Any
@@ -11,6 +12,8 @@ from deployments.messages import Prepared
 from tests.unit.bytes_plane import (
     LABELS,
     BytesPlane,
+    info,
+    logits_of,
     probabilities_of,
     refusal,
     send,
@@ -75,6 +78,15 @@ def test_lists_without_a_name_are_what_the_model_takes() -> None:
     plane, pixels = with_inputs("IMAGE", "INPUT"), picture(SIDE, SIDE)
     post({"instances": [normalised(pixels).tolist()]}, plane=plane)
     assert isinstance(plane.images[0], Prepared)
+
+
+@pytest.mark.parametrize("form", ["instances", "inputs"])
+def test_of_a_single_output_the_name_is_left_out(form: str) -> None:
+    plane = BytesPlane(models={"shapes": dataclasses.replace(info("shapes", 3), outputs=("LOGITS",))})
+    answer = post({form: [b64(b"photo")]}, plane=plane).json()
+    (key,) = answer
+    assert key == {"instances": "predictions", "inputs": "outputs"}[form]
+    np.testing.assert_array_equal(np.array(answer[key], np.float32), [logits_of(b"photo")])
 
 
 def test_the_content_type_does_not_matter_and_other_keys_are_ignored() -> None:
