@@ -4,10 +4,10 @@ CONFIG ?= configs/local.yaml
 BENCH ?= overhead preprocess engines serve compare
 BIN := .venv/bin
 
-.PHONY: help setup serve test check lint model bench proto
+.PHONY: help setup serve test check lint model bench bench-autoscale proto
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '  make %-7s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '  make %-15s %s\n' "$$target" "$$text"; done
 
 setup: .venv/installed ## make .venv and install the pinned packages (about 6.5 GB, most of it torch)
 
@@ -41,6 +41,9 @@ bench: setup ## measure all of BENCH: costs, engines, decoders, latency, other s
 		cat .cache/benchmarks/$$name.txt; \
 	done
 	@$(BIN)/python -m benchmarks.plots $(BENCH:%=.cache/benchmarks/%.txt)
+
+bench-autoscale: setup ## measure a step of load under LatencyPolicy and under Serve's own rule (12 minutes)
+	@$(BIN)/python -m benchmarks.autoscale
 
 proto: setup ## generate the gRPC messages and stubs from proto/
 	@$(BIN)/python -m scripts.generate_protos
