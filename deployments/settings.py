@@ -181,7 +181,7 @@ class Settings(Frozen):
 
     models: Annotated[tuple[ModelSettings, ...], Field(min_length=1)]
     limits: Limits = Limits()
-    # null: each image travels in a call of its own. Needed where Serve's own rule scales replicas, since it counts calls.
+    # null: each image travels in a call of its own, as Serve's own rule of autoscaling, which counts calls, needs it.
     gathering: Gathering | None = Gathering()
     # null: no image is fetched from anywhere.
     image_urls: ImageUrls | None = None
