@@ -73,6 +73,9 @@ def _start(path: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]"
     # Before the start: a child inherits an ignored SIGINT, as a shell's background jobs have it, but not a handled one.
     for number in (signal.SIGINT, signal.SIGTERM, *hang_up):
         signal.signal(number, stop)
+    # Without an address Ray joins whatever cluster this machine had last: one that has not read configs/ray.env, or one
+    # that has died, for which it would wait without a word.
+    environment = {"RAY_ADDRESS": "local", **environment}
     # A session of its own, so that Ctrl-C reaches Serve once, from us, and not each of its processes as well.
     server = subprocess.Popen([SERVE, "run", path], env=environment, start_new_session=True)
     if stopped:  # While it started.

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 class Service:
     """A command that serves `config`, by default that of `make serve`, with its output collected as it comes."""
 
-    def __init__(self, config: Path, command: Sequence[str] = (sys.executable, "-m", "scripts.serve")) -> None:
+    def __init__(
+        self,
+        config: Path,
+        command: Sequence[str] = (sys.executable, "-m", "scripts.serve"),
+        environment: Mapping[str, str] = ENVIRONMENT,
+    ) -> None:
         self.url = f"http://127.0.0.1:{yaml.safe_load(config.read_text())['http_options']['port']}"
         self._process = subprocess.Popen(
             [*command, str(config)],
             cwd=ROOT,
-            env=ENVIRONMENT,
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 import yaml
 
 from scripts import serve
-from tests.awaiting import await_condition, is_ready
+from tests.awaiting import await_condition, free_port, is_ready
 from tests.commands.conftest import ENVIRONMENT, READY_TIMEOUT_S, ROOT, Service, write_config
 
 
@@ -50,8 +52,19 @@ def test_plain_serve_run_serves_the_same(tmp_path: Path) -> None:
         assert service.stop() == 0
 
 
-def test_a_model_that_is_not_there_ends_the_command_with_one_sentence(tmp_path: Path) -> None:
-    service = Service(write_config(tmp_path, path="models/absent"))
+@pytest.fixture
+def beside_a_dead_cluster() -> Iterator[dict[str, str]]:
+    """An environment in which Ray would join a cluster that has died without saying so, for instance killed."""
+    with tempfile.TemporaryDirectory(prefix="ray") as directory:  # Ray's sockets in it need a short path.
+        (Path(directory) / "ray").mkdir()
+        (Path(directory) / "ray/ray_current_cluster").write_text(f"127.0.0.1:{free_port()}")
+        yield {**ENVIRONMENT, "RAY_TMPDIR": directory}
+
+
+def test_a_model_that_is_not_there_ends_the_command_with_one_sentence(
+    tmp_path: Path, beside_a_dead_cluster: dict[str, str]
+) -> None:
+    service = Service(write_config(tmp_path, path="models/absent"), environment=beside_a_dead_cluster)
     await_condition(lambda: "Not ready: " in service.output, READY_TIMEOUT_S, "it gives up")
     assert service.stop() == 1
     assert "Not ready: The model directory 'models/absent' does not exist" in service.output
