@@ -4,7 +4,7 @@ CONFIG ?= configs/local.yaml
 BENCH ?= overhead preprocess engines serve compare
 BIN := .venv/bin
 
-.PHONY: help setup serve test check lint model bench bench-autoscale proto
+.PHONY: help setup serve test test-nodes check lint model bench bench-autoscale proto
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '  make %-15s %s\n' "$$target" "$$text"; done
@@ -21,8 +21,11 @@ endif
 serve: setup ## serve CONFIG (default configs/local.yaml) on 127.0.0.1:8000 until Ctrl-C
 	@$(BIN)/python -m scripts.serve $(CONFIG)
 
-test: setup ## run all tests, those on a local Ray cluster included
+test: setup ## run the tests, those on a local Ray cluster included
 	@$(BIN)/python -m pytest
+
+test-nodes: setup ## run configs/gpu.yaml on several nodes of this machine, one of which dies (two minutes)
+	@$(BIN)/python -m pytest tests/nodes
 
 check: setup ## report what ruff, mypy and the strict config check find
 	@$(BIN)/ruff check .

@@ -49,6 +49,9 @@ class Classifier:
         self._workload = Workload(runners)
         self._set_max_batch_size(settings.max_batch_size)
         logger.info("Model %s is warm: %s", settings.name, self._info)
+        # Serve's production profile writes the log in blocks of 1000 lines; how the model was chosen is wanted now.
+        for handler in logger.handlers:
+            handler.flush()
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Applies `user_config` while the model serves. Raises ConfigError if it does not fit."""

@@ -11,9 +11,10 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
@@ -39,6 +40,7 @@ logger = logging.getLogger("ray.serve")
 Handle = DeploymentHandle[Any]
 Job = tuple[Pixels, float]  # pixels, deadline in time.monotonic() seconds
 Outcome = Answer | ApertureError
+Result = TypeVar("Result")
 
 # How soon a model that failed to answer is asked again whether it is warm.
 DESCRIBE_RETRY_S = 1.0
@@ -202,18 +204,20 @@ class ServeDataPlane:
         async def preprocess(images: Sequence[bytes | Pixels]) -> Sequence[Pixels | ApertureError]:
             # A replica that hangs must not keep one of the calls in flight for ever.
             async with within(self._limits.request_timeout_s):
-                pixels: Sequence[Pixels | ApertureError] = await self._preprocessor.preprocess.remote(
-                    images, self.info_of(name).preprocessing
+                return await _repeated_once(
+                    lambda: self._preprocessor.preprocess.remote(images, self.info_of(name).preprocessing)
                 )
-            return pixels
+
+        def call(jobs: Sequence[Job]) -> Awaitable[Sequence[Scores | ApertureError]]:
+            now = time.monotonic()  # Clocks of other machines differ, so what travels is the time that is left.
+            response: Awaitable[Sequence[Scores | ApertureError]] = self._classifiers[name].classify.remote(
+                [(pixels, deadline - now) for pixels, deadline in jobs]
+            )
+            return response
 
         async def classify(jobs: Sequence[Job]) -> Sequence[Scores | ApertureError]:
-            now = time.monotonic()  # Clocks of other machines differ, so what travels is the time that is left.
             async with within(self._limits.request_timeout_s):
-                scores: Sequence[Scores | ApertureError] = await self._classifiers[name].classify.remote(
-                    [(pixels, deadline - now) for pixels, deadline in jobs]
-                )
-            return scores
+                return await _repeated_once(lambda: call(jobs))
 
         bounds = gathering or Gathering(max_calls=sys.maxsize, max_images=1)
         limits = {"max_calls": bounds.max_calls, "max_bytes": bounds.max_bytes}
@@ -274,6 +278,16 @@ async def within(timeout_s: float) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise DeadlineExceeded(f"No answer within {timeout_s:g} s.") from None
+
+
+async def _repeated_once(call: Callable[[], Awaitable[Result]]) -> Result:
+    """What a replica had when it died is asked of another one. Serve itself repeats only what was not accepted yet;
+    nothing that the graph does changes anything, so that twice is as good as once."""
+    try:
+        return await call()
+    except RayActorError as err:
+        logger.warning("A call is repeated, since its replica is gone: %s", type(err).__name__)
+        return await call()
 
 
 def _count(statistics: RequestStatistics, outcomes: Sequence[Outcome], total_s: float) -> None:

@@ -37,9 +37,12 @@ def choose_device(settings: ModelSettings) -> Device:
     if settings.device == "cuda":
         raise ConfigError(
             f"Model {settings.name!r} has device 'cuda', but no CUDA device is visible to its replica; set num_gpus in "
-            f"its ray_actor_options, or device to 'auto' or 'cpu'."
+            f"its ray_actor_options, install the driver on the node, or set device to 'auto' or 'cpu'."
         )
-    logger.info("Model %s runs on the CPU: no CUDA device is visible to its replica.", settings.name)
+    # A replica for which Ray has reserved a GPU should have one.
+    is_reserved = os.environ.get("CUDA_VISIBLE_DEVICES") not in (None, "", "-1")
+    level = logging.WARNING if is_reserved else logging.INFO
+    logger.log(level, "Model %s runs on the CPU: no CUDA device is visible to its replica.", settings.name)
     return "cpu"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.engines.hardware import TELLING_FLAGS, choose_device, describe_hardware
+from deployments.engines.hardware import TELLING_FLAGS, _cuda_device_name, choose_device, describe_hardware
 from deployments.settings import ModelSettings
 from tests.unit.sentences import sentence_of
 
@@ -27,6 +27,15 @@ def test_auto_without_a_gpu_is_the_cpu_and_says_so(caplog: pytest.LogCaptureFixt
     with caplog.at_level(logging.INFO, logger="ray.serve"):
         assert choose_device(settings("auto")) == "cpu"
     assert "Model shapes runs on the CPU: no CUDA device is visible" in caplog.text
+
+
+@pytest.mark.skipif(_cuda_device_name() is not None, reason="there is a GPU")
+def test_a_gpu_that_is_reserved_and_not_there_is_a_warning(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert choose_device(settings("auto")) == "cpu"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 @pytest.mark.usefixtures("hidden_gpus")
