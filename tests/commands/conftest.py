@@ -23,8 +23,9 @@ ENVIRONMENT = {
     "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
 }
 
-# A shell's background jobs ignore it, and so would the processes that these tests start and interrupt.
+# A shell's background jobs ignore the one and `nohup` the other, and so would the processes that these tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class Service:
