@@ -2,10 +2,12 @@
 
 Reading order, and the import rule (down only; `tests/unit/test_layers.py` holds it):
 
-    0  errors, settings, statistics, messages, resizing
-    1  imaging, batching, gathering, fetching, repository, workload    which do not import each other
-    2  engines, protocols                                              which do not import each other
-    3  dataplane, autoscaling                                          which do not import each other
-    4  ingress, preprocessor, classifier                               which do not import each other
+    0  errors, settings, statistics, messages, resizing, deadlines
+    1  imaging, decoding, batching, gathering, fetching, repository, workload, metrics, admission, access, watchdog
+    2  engines, protocols
+    3  hops and dataplane, autoscaling, edge
+    4  ingress, preprocessor, classifier
     5  graph.py, at the root
+
+What stands on one level does not import each other, except where the test says so.
 """

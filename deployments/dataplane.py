@@ -6,18 +6,15 @@ image never fails its neighbours. Each Ingress replica has a data plane of its o
 
 import asyncio
 import logging
-import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
-from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
-from ray.serve.handle import DeploymentHandle
 
+from deployments import deadlines
+from deployments.deadlines import within
 from deployments.errors import (
     ApertureError,
     BadRequest,
@@ -29,29 +26,18 @@ from deployments.errors import (
     UnknownModel,
 )
 from deployments.fetching import Fetcher
-from deployments.gathering import Gatherer
+from deployments.hops import Handle, Hops
 from deployments.messages import Answer, ImageInput, Logits, ModelInfo, Pixels, Prepared, Scores, Stages
 from deployments.protocols.json_bodies import quoted
-from deployments.settings import Gathering, Limits, ModelSettings, Settings
+from deployments.settings import Limits, Settings
 from deployments.statistics import BatchStatistics, ModelStatistics, RequestStatistics, summed
 
 logger = logging.getLogger("ray.serve")
 
-Handle = DeploymentHandle[Any]
-Job = tuple[Pixels, float]  # pixels, deadline in time.monotonic() seconds
 Outcome = Answer | ApertureError
-Result = TypeVar("Result")
 
 # How soon a model that failed to answer is asked again whether it is warm.
 DESCRIBE_RETRY_S = 1.0
-
-
-@dataclass(frozen=True)
-class Hops:
-    """The way of one model's images through the deployments behind."""
-
-    preprocess: Gatherer[bytes | Pixels, Pixels | ApertureError]
-    classify: Gatherer[Job, Scores | ApertureError]
 
 
 class ServeDataPlane:
@@ -68,7 +54,10 @@ class ServeDataPlane:
         self._limits = settings.limits
         self._preprocessor = _on_this_loop(preprocessor)
         self._classifiers = {name: _on_this_loop(classifier) for name, classifier in classifiers.items()}
-        self._hops = {model.name: self._hops_of(model, settings.gathering) for model in settings.models}
+        self._hops = {
+            model.name: Hops(model, settings, self._preprocessor, self._classifiers[model.name])
+            for model in settings.models
+        }
         self._models: dict[str, ModelInfo | None] = dict.fromkeys(classifiers)
         self._requests = {name: RequestStatistics() for name in classifiers}
         self._requests_of_all_replicas = requests_of_all_replicas
@@ -114,7 +103,7 @@ class ServeDataPlane:
         self.check_count(len(images))
         with self._counted(info) as outcomes:
             timeout_s = self._timeout(timeout_s)
-            deadline = time.monotonic() + timeout_s
+            deadline = deadlines.after(timeout_s)
             async with within(timeout_s):
                 outcomes += await asyncio.gather(*(self._classify_one(image, info, deadline) for image in images))
         return outcomes
@@ -124,7 +113,7 @@ class ServeDataPlane:
     ) -> AsyncGenerator[tuple[int, Outcome], None]:
         self.check_count(len(images))
         timeout_s = self._timeout(timeout_s)
-        deadline = time.monotonic() + timeout_s
+        deadline = deadlines.after(timeout_s)
         running = [
             asyncio.create_task(self._classify_numbered(index, image, info, deadline))
             for index, image in enumerate(images)
@@ -158,7 +147,7 @@ class ServeDataPlane:
         self, index: int, image: ImageInput | ApertureError, info: ModelInfo, deadline: float
     ) -> tuple[int, Outcome]:
         try:
-            async with within(deadline - time.monotonic()):
+            async with within(deadlines.budget_s(deadline)):
                 return index, await self._classify_one(image, info, deadline)
         except DeadlineExceeded as expired:
             return index, expired
@@ -169,11 +158,11 @@ class ServeDataPlane:
         hops = self._hops[info.name]
         try:
             started = time.monotonic()
-            pixels = await self._pixels(image, info, hops)
+            pixels = await self._pixels(image, info, hops, deadline)
             if isinstance(pixels, ApertureError):
                 return pixels
             preprocessed = time.monotonic()
-            scores = await hops.classify.submit((pixels, deadline), pixels.nbytes)
+            scores = await hops.classify(pixels, deadline)
             if isinstance(scores, ApertureError):
                 return scores
             if scores.version != info.version:
@@ -187,9 +176,9 @@ class ServeDataPlane:
             logger.exception("An image of request %s failed", self._request_id())
             return InferenceFailed("The image could not be classified because of an internal error.")
 
-    async def _pixels(self, image: ImageInput, info: ModelInfo, hops: Hops) -> Pixels | ApertureError:
+    async def _pixels(self, image: ImageInput, info: ModelInfo, hops: Hops, deadline: float) -> Pixels | ApertureError:
         if not isinstance(image, Prepared):
-            return await hops.preprocess.submit(image, _size_bytes(image))
+            return await hops.preprocess(image, info.preprocessing, deadline)
         side = info.preprocessing.crop_size
         if image.pixels.shape != (side, side, 3):
             return BadRequest(
@@ -197,36 +186,6 @@ class ServeDataPlane:
                 f"{image.pixels.shape}."
             )
         return image.pixels
-
-    def _hops_of(self, model: ModelSettings, gathering: Gathering | None) -> Hops:
-        name = model.name
-
-        async def preprocess(images: Sequence[bytes | Pixels]) -> Sequence[Pixels | ApertureError]:
-            # A replica that hangs must not keep one of the calls in flight for ever.
-            async with within(self._limits.request_timeout_s):
-                return await _repeated_once(
-                    lambda: self._preprocessor.preprocess.remote(images, self.info_of(name).preprocessing)
-                )
-
-        def call(jobs: Sequence[Job]) -> Awaitable[Sequence[Scores | ApertureError]]:
-            now = time.monotonic()  # Clocks of other machines differ, so what travels is the time that is left.
-            response: Awaitable[Sequence[Scores | ApertureError]] = self._classifiers[name].classify.remote(
-                [(pixels, deadline - now) for pixels, deadline in jobs]
-            )
-            return response
-
-        async def classify(jobs: Sequence[Job]) -> Sequence[Scores | ApertureError]:
-            async with within(self._limits.request_timeout_s):
-                return await _repeated_once(lambda: call(jobs))
-
-        bounds = gathering or Gathering(max_calls=sys.maxsize, max_images=1)
-        limits = {"max_calls": bounds.max_calls, "max_bytes": bounds.max_bytes}
-        # A call returns as a whole: with more than a batch in it, the first images would wait for a second batch.
-        batch = min(bounds.max_images, model.max_batch_size)
-        return Hops(
-            Gatherer(preprocess, max_items=bounds.max_images, **limits),
-            Gatherer(classify, max_items=batch, **limits),
-        )
 
     # What is known of the models
 
@@ -248,7 +207,7 @@ class ServeDataPlane:
         while self._models[name] is None:
             try:
                 info: ModelInfo = await self._classifiers[name].describe.remote()
-                await self._preprocessor.preprocess.remote([np.zeros((1, 1, 3), np.uint8)], info.preprocessing)
+                await self._hops[name].probe(info.preprocessing)
                 self._models[name] = info
             except Exception as err:
                 logger.warning("Model %s does not answer yet: %r", name, err)
@@ -256,7 +215,8 @@ class ServeDataPlane:
 
     def _timeout(self, timeout_s: float | None) -> float:
         most = self._limits.request_timeout_s
-        return most if timeout_s is None else min(timeout_s, most)
+        asked = self._limits.default_timeout_s if timeout_s is None else timeout_s
+        return most if asked is None else min(asked, most)
 
     @contextmanager
     def _counted(self, info: ModelInfo) -> Iterator[list[Outcome]]:
@@ -268,26 +228,6 @@ class ServeDataPlane:
             complete = True
         finally:
             _count(self._requests[info.name], outcomes if complete else [], time.monotonic() - started)
-
-
-@asynccontextmanager
-async def within(timeout_s: float) -> AsyncIterator[None]:
-    """Raises DeadlineExceeded if the block takes longer."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            yield
-    except TimeoutError:
-        raise DeadlineExceeded(f"No answer within {timeout_s:g} s.") from None
-
-
-async def _repeated_once(call: Callable[[], Awaitable[Result]]) -> Result:
-    """What a replica had when it died is asked of another one. Serve itself repeats only what was not accepted yet;
-    nothing that the graph does changes anything, so that twice is as good as once."""
-    try:
-        return await call()
-    except RayActorError as err:
-        logger.warning("A call is repeated, since its replica is gone: %s", type(err).__name__)
-        return await call()
 
 
 def _count(statistics: RequestStatistics, outcomes: Sequence[Outcome], total_s: float) -> None:
@@ -308,10 +248,6 @@ def _on_this_loop(handle: Handle) -> Handle:
     # Routing on a loop of its own, the default, is there for callers without one and costs two thread switches a call.
     handle._init(_run_router_in_separate_loop=False)  # type: ignore[no-untyped-call]
     return handle
-
-
-def _size_bytes(image: bytes | Pixels) -> int:
-    return len(image) if isinstance(image, bytes) else image.nbytes
 
 
 def _answer(info: ModelInfo, scores: Scores, preprocess_s: float, classify_s: float) -> Answer:

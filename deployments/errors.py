@@ -4,11 +4,14 @@
              |             |                   |                       |
              |             |                   |                       InferenceFailed        500
              |             |                   ImageRefused                                   422
-             |             |                     CorruptImage, TooManyPixels, AnimatedImage, UnsupportedPixels
+             |             |                     CorruptImage, TooManyPixels, AnimatedImage, UnsupportedPixels,
+             |             |                     DecodeTimedOut
              |             |                   UnsupportedFormat                              415
              |             UnknownModel                                                       404
              |             DeadlineExceeded                                                   408
              |             Overloaded, ModelNotReady                                          503
+             QuotaExceeded: this caller's own                                   429
+             Unauthenticated, Forbidden: an API key, or its scope, is lacking   401, 403
              BadRequest                                                                       400
                UrlRefused
              FetchFailed: what an image URL names has not come                                424
@@ -52,6 +55,18 @@ class FetchFailed(ApertureError):
     http_status = 424
     grpc_status = "FAILED_PRECONDITION"
     code = "fetch_failed"
+
+
+class Unauthenticated(ApertureError):
+    http_status = 401
+    grpc_status = "UNAUTHENTICATED"
+    code = "unauthenticated"
+
+
+class Forbidden(ApertureError):
+    http_status = 403
+    grpc_status = "PERMISSION_DENIED"
+    code = "forbidden"
 
 
 class UnknownModel(ApertureError):
@@ -104,10 +119,25 @@ class UnsupportedPixels(ImageRefused):
     code = "unsupported_pixels"
 
 
+class DecodeTimedOut(ImageRefused):
+    code = "decode_timed_out"
+
+
 class Overloaded(ApertureError):
+    """`retry_after_s`: when the same request is expected to be taken; None where nobody knows."""
+
     http_status = 503
     grpc_status = "RESOURCE_EXHAUSTED"
     code = "overloaded"
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s  # In __dict__, which survives pickling.
+
+
+class QuotaExceeded(Overloaded):
+    http_status = 429
+    code = "quota_exceeded"
 
 
 class ModelNotReady(Overloaded):

@@ -15,8 +15,10 @@ from ray.exceptions import RayError
 from ray.serve._private.constants import RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH, RAY_SERVE_USE_GRPC_BY_DEFAULT
 from starlette.applications import Starlette
 
-from deployments.dataplane import Handle, ServeDataPlane, within
+from deployments.dataplane import ServeDataPlane
+from deployments.deadlines import within
 from deployments.errors import ApertureError, BadRequest, BodyTooLarge
+from deployments.hops import Handle
 from deployments.messages import Answer, ImageInput
 from deployments.protocols import huggingface
 from deployments.protocols import predict as plain

@@ -373,8 +373,8 @@ def test_the_preprocessor_reports_its_threads_as_runners_of_batches_of_one() -> 
         preprocessor = Preprocessor(Limits(), threads=2)
         file = io.BytesIO()
         Image.new("RGB", (64, 64)).save(file, "PNG")
-        await preprocessor.preprocess([file.getvalue(), b"no image"], PreprocessingSpec())
-        await preprocessor.preprocess([file.getvalue()], PreprocessingSpec())
+        await preprocessor.preprocess([(file.getvalue(), 30.0), (b"no image", 30.0)], PreprocessingSpec())
+        await preprocessor.preprocess([(file.getvalue(), 30.0)], PreprocessingSpec())
         return await preprocessor.record_autoscaling_stats()
 
     figures = asyncio.run(ask())

@@ -1,8 +1,8 @@
 """The import rule of deployments/__init__.py, read off the source: imports go down only, and never sideways.
 
-    (0) errors, messages, resizing, settings, statistics
-    (1) imaging, metrics, batching, gathering, fetching, repository, workload
-    (2) engines, protocols   (3) autoscaling, dataplane   (4) ingress, preprocessor, classifier   (5) graph
+    (0) errors, messages, resizing, settings, statistics, deadlines
+    (1) imaging, decoding, batching, gathering, fetching, repository, workload, metrics, admission, access, watchdog
+    (2) engines, protocols   (3) autoscaling, hops, dataplane, edge   (4) ingress, preprocessor, classifier   (5) graph
 
 Model libraries stay inside engines, and Ray at levels 3 and up and in metrics.
 """
@@ -19,16 +19,26 @@ ROOT = Path(__file__).resolve().parents[2]
 
 LEVELS = {
     "deployments": 0,
-    **dict.fromkeys(("errors", "messages", "resizing", "settings", "statistics"), 0),
-    **dict.fromkeys(("imaging", "metrics", "batching", "gathering", "fetching", "repository", "workload"), 1),
+    **dict.fromkeys(("errors", "messages", "resizing", "settings", "statistics", "deadlines"), 0),
+    **dict.fromkeys(("imaging", "decoding", "metrics", "batching", "gathering", "fetching", "repository"), 1),
+    **dict.fromkeys(("workload", "admission", "access", "watchdog"), 1),
     **dict.fromkeys(("engines", "protocols"), 2),
-    **dict.fromkeys(("autoscaling", "dataplane"), 3),
+    **dict.fromkeys(("autoscaling", "hops", "dataplane", "edge"), 3),
     **dict.fromkeys(("ingress", "preprocessor", "classifier"), 4),
     "graph": 5,
 }
 # What may import its equals: packages from inside themselves, and these.
-SIDEWAYS = {"settings": {"errors"}, "messages": {"settings", "errors", "statistics"}}
-PACKAGES = {"engines", "protocols"}
+SIDEWAYS = {
+    "settings": {"errors"},
+    "deadlines": {"errors"},
+    "messages": {"settings", "errors", "statistics"},
+    # What decodes in another process is what decodes.
+    "decoding": {"imaging", "metrics"},
+    "batching": {"metrics"},
+    "admission": {"metrics"},
+    "dataplane": {"hops"},
+}
+PACKAGES = {"engines", "protocols", "settings"}
 # What the rest of the graph may know of the engines when it is imported.
 ENGINE_SEAM = {"deployments.engines", "deployments.engines.base"}
 MODEL_LIBRARIES = {

@@ -76,7 +76,11 @@ def test_settings_cannot_be_changed(settings: Frozen, key: str) -> None:
 MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "misspelt top key": (
         {"models": [SHAPES], "limit": {}},
-        ["Settings has no key 'limit'", "{}", "it knows models, limits, gathering, image_urls, preprocessor_threads"],
+        [
+            "Settings has no key 'limit'",
+            "{}",
+            "it knows models, limits, admission, access, pages, gathering, image_urls, preprocessor_threads",
+        ],
     ),
     "misspelt key of a model": (
         {"models": [{**SHAPES, "max_batch": 4}]},

@@ -1,32 +1,16 @@
-"""What an operator may set, validated once and handed down in the smallest piece that suffices.
-
-`Settings` is the `args:` of the application in a Serve config, `LiveSettings` the `user_config:` of a model's
-deployment (applied without a restart), `PreprocessingSpec` the part of a model that says how its pixels are made.
-A wrong key or value raises `ConfigError` with one sentence that names the key, the value and what is allowed.
-"""
+"""One model: where it comes from, how its pixels are made, what runs it."""
 
 import hashlib
-import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, model_validator
 
 from deployments.errors import ConfigError
+from deployments.settings.frozen import Finite, Frozen, Positive, PositiveFloat
 
-Positive = Annotated[int, Field(gt=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-ColourByte = Annotated[int, Field(ge=0, le=255)]
 # Names end up in URLs, in metric labels and as Serve deployment names, where '#' and '/' are separators.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
-# Names beyond ASCII in their xn-- form; addresses are no names.
-HostPattern = Annotated[
-    str,
-    Field(pattern=r"^(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?\.)+[A-Za-z]([A-Za-z0-9-]*[A-Za-z0-9])?$"),
-]
-# Pickled arguments and Serve's own metadata around the payload of a message: a few hundred bytes for each image.
-MESSAGE_OVERHEAD_BYTES = 2**20
+
 RESERVED_NAMES = ("Ingress", "Preprocessor")
 EngineName = Literal["torch", "torch-compile", "onnxruntime", "openvino", "tensorrt", "dummy"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
@@ -34,20 +18,6 @@ Precision = Literal["fp32", "bf16", "fp16", "int8"]
 InputName = Literal["IMAGE", "PIXELS", "INPUT"]
 # What it answers: the softmax of the logits, or these.
 OutputName = Literal["PROBABILITIES", "LOGITS"]
-
-
-class Frozen(BaseModel):
-    """Base of all settings: immutable, no unknown keys, errors as one sentence."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _say_in_one_sentence(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return handler(data)
-        except ValidationError as err:
-            raise ConfigError(_sentence(cls, err.errors()[0])) from None
 
 
 class PreprocessingSpec(Frozen):
@@ -68,42 +38,6 @@ class PreprocessingSpec(Frozen):
         # Exact pixels keep the digest that they had before there was another fidelity.
         exclude = {"fidelity"} if self.fidelity == "exact" else None
         return hashlib.sha256(self.model_dump_json(exclude=exclude).encode()).hexdigest()[:16]
-
-
-class Limits(Frozen):
-    """What a request may cost before it is refused."""
-
-    max_body_bytes: Positive = 10 * 2**20
-    max_pixels: Positive = 50_000_000
-    max_images: Positive = 64
-    # Decoded pixels, which only Python handles send. With the file's headers it must fit into one message between
-    # deployments, RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH (configs/ray.env).
-    max_array_bytes: Positive = 48 * 2**20
-    # Of an animation or a multi-page file: classify the first frame, or answer 422.
-    animated: Literal["first_frame", "refuse"] = "first_frame"
-    # What shows through transparent pixels.
-    alpha_background: tuple[ColourByte, ColourByte, ColourByte] = (255, 255, 255)
-    request_timeout_s: PositiveFloat = 30.0
-
-
-class Gathering(Frozen):
-    """How images that wait travel together between deployments, for each Ingress replica, model and hop."""
-
-    # Calls in flight before images wait for one to return; at least one for each replica behind.
-    max_calls: Positive = 4
-    max_images: Positive = 16
-    # A call must fit into RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH (configs/ray.env); a single image always goes.
-    max_bytes: Positive = 16 * 2**20
-
-
-class ImageUrls(Frozen):
-    """Which images a request may name by URL; deployments/fetching.py has what else must hold. Without it, none."""
-
-    # Whole names of hosts, or "*.example.org" for all below one.
-    allowed_hosts: Annotated[tuple[HostPattern, ...], Field(min_length=1)]
-    # http as well as https.
-    allow_http: bool = False
-    timeout_s: PositiveFloat = 5.0
 
 
 class Tolerance(Frozen):
@@ -149,6 +83,8 @@ class ModelSettings(Frozen):
     outputs: Annotated[tuple[OutputName, ...], Field(min_length=1)] = ("PROBABILITIES", "LOGITS")
     # Batches are warmed up to this size; `user_config` may lower it while the model serves.
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
+    # A batch that runs longer has hung: its replica ends itself, and another one takes its place.
+    hang_timeout_s: PositiveFloat = 5.0
     # Intra-op threads of the engine on a CPU; by default the whole cores of the replica's num_cpus, at least one.
     # Serve's num_cpus itself reserves cores but limits nothing.
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
@@ -176,46 +112,10 @@ class ModelSettings(Frozen):
                 raise ConfigError(f"Model {self.name!r} has a path, whose model.yaml already states its {key}.")
 
 
-class Settings(Frozen):
-    """`args:` of the application."""
-
-    models: Annotated[tuple[ModelSettings, ...], Field(min_length=1)]
-    limits: Limits = Limits()
-    # null: each image travels in a call of its own, as Serve's own rule of autoscaling, which counts calls, needs it.
-    gathering: Gathering | None = Gathering()
-    # null: no image is fetched from anywhere.
-    image_urls: ImageUrls | None = None
-    # Decoder threads of each Preprocessor replica; Pillow decodes without the GIL.
-    preprocessor_threads: Annotated[int, Field(ge=1, le=64)] = 1
-
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> Self:
-        names = [model.name for model in self.models]
-        for name in names:
-            if names.count(name) > 1:
-                raise ConfigError(f"models has two entries named {name!r}; each model needs its own name.")
-        return self
-
-
 class LiveSettings(Frozen):
     """`user_config:` of a model's deployment."""
 
     max_batch_size: Positive | None = None
-
-
-def check_messages_fit(settings: Settings, max_message_bytes: int) -> None:
-    """Raises ConfigError if what the limits let in could not travel between deployments, or come out of decoding."""
-    limits = settings.limits
-    room = max_message_bytes - MESSAGE_OVERHEAD_BYTES
-    sizes = {"limits.max_body_bytes": limits.max_body_bytes, "limits.max_array_bytes": limits.max_array_bytes}
-    if settings.gathering is not None:
-        sizes["gathering.max_bytes"] = settings.gathering.max_bytes
-    for key, size in sizes.items():
-        if size > room:
-            raise ConfigError(
-                f"{key} is {size}, but deployments exchange messages of at most {max_message_bytes} bytes, headers "
-                f"included; lower it, or raise RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH in configs/ray.env."
-            )
 
 
 def check_batch_can_fill(model: ModelSettings, max_ongoing_requests: int) -> None:
@@ -250,15 +150,3 @@ def live_batch_size(model: ModelSettings, live: LiveSettings) -> int:
             f"batches of at most {model.max_batch_size}, its max_batch_size in args."
         )
     return live.max_batch_size
-
-
-def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
-    path, value, owner = ".".join(str(part) for part in error["loc"]), error["input"], model.__name__
-    if error["type"] == "extra_forbidden":
-        known = ", ".join(model.model_fields)
-        return f"{owner} has no key {path!r} (its value here is {value!r}); it knows {known}."
-    if error["type"] == "missing":
-        return f"{owner} needs the key {path!r}, which is missing."
-    allowed = re.sub(r"^(Input|Value|Tuple|String|List) should ", "it should ", error["msg"])
-    subject = f"The key {path!r} of {owner}" if path else owner
-    return f"{subject} has the value {value!r}, but {allowed}."

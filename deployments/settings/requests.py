@@ -1,0 +1,87 @@
+"""What a request may cost, ask for and be answered with, before any model is known."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from deployments.settings.frozen import ColourByte, Frozen, Positive, PositiveFloat
+
+# Names beyond ASCII in their xn-- form; addresses are no names.
+HostPattern = Annotated[
+    str,
+    Field(pattern=r"^(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?\.)+[A-Za-z]([A-Za-z0-9-]*[A-Za-z0-9])?$"),
+]
+
+
+class Limits(Frozen):
+    """What a request may cost before it is refused."""
+
+    max_body_bytes: Positive = 10 * 2**20
+    max_pixels: Positive = 50_000_000
+    max_images: Positive = 64
+    # Decoded pixels, which only Python handles send. With the file's headers it must fit into one message between
+    # deployments, RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH (configs/ray.env).
+    max_array_bytes: Positive = 48 * 2**20
+    # Of an animation or a multi-page file: classify the first frame, or answer 422.
+    animated: Literal["first_frame", "refuse"] = "first_frame"
+    # What shows through transparent pixels.
+    alpha_background: tuple[ColourByte, ColourByte, ColourByte] = (255, 255, 255)
+    # The most that a request may take, whatever it asks for.
+    request_timeout_s: PositiveFloat = 30.0
+    # For requests that ask for nothing; null: request_timeout_s.
+    default_timeout_s: PositiveFloat | None = None
+    # Of one image; a decoder that takes longer is stopped.
+    decode_timeout_s: PositiveFloat = 5.0
+
+
+class Admission(Frozen):
+    """What each Ingress replica takes on at once; what comes on top is refused with 503 and when to come again.
+
+    Below these bounds a request is refused as soon as what is ahead of it would outlast its deadline.
+    """
+
+    max_images: Positive = 512
+    # Of bodies that are being read and images that are not decoded yet.
+    max_bytes: Positive = 256 * 2**20
+    # Of images that are not decoded yet, by their headers.
+    max_megapixels: Positive = 2_000
+
+
+class Access(Frozen):
+    """Who may call. Without keys everybody may, which is refused to start on any address but this machine's own."""
+
+    # Lines of `python -m scripts.api_key`: a name, the SHA-256 of a key, its scopes and its limits.
+    keys_file: str | None = None
+    # The name of an environment variable with such lines.
+    keys_env: str | None = None
+    # Serve everybody on every address, because something in front asks who they are.
+    open_to_all: bool = False
+
+
+class Pages(Frozen):
+    """What browsers get."""
+
+    # /docs and /openapi.json.
+    docs: bool = True
+    # Pages of which other origins may call the service ("https://example.org"); none unless named.
+    cors_origins: tuple[str, ...] = ()
+
+
+class Gathering(Frozen):
+    """How images that wait travel together between deployments, for each Ingress replica, model and hop."""
+
+    # Calls in flight before images wait for one to return; at least one for each replica behind.
+    max_calls: Positive = 4
+    max_images: Positive = 16
+    # A call must fit into RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH (configs/ray.env); a single image always goes.
+    max_bytes: Positive = 16 * 2**20
+
+
+class ImageUrls(Frozen):
+    """Which images a request may name by URL; deployments/fetching.py has what else must hold. Without it, none."""
+
+    # Whole names of hosts, or "*.example.org" for all below one.
+    allowed_hosts: Annotated[tuple[HostPattern, ...], Field(min_length=1)]
+    # http as well as https.
+    allow_http: bool = False
+    timeout_s: PositiveFloat = 5.0
