@@ -1,4 +1,4 @@
-"""HTTP/1.1 over asyncio streams, as little of it as a load generator needs: POST on connections that are kept alive.
+"""HTTP/1.1 over asyncio streams, as little of it as a load generator needs: requests on connections that stay open.
 
 It knows bodies of a stated length and chunked ones; no redirects, compression or TLS.
 """
@@ -13,6 +13,15 @@ from urllib.parse import urlsplit
 class Response(NamedTuple):
     status: int
     body: bytes
+    # The status line and the headers, in lower case.
+    head: bytes = b""
+
+    def header(self, name: str) -> str | None:
+        """The value of the first header of that name, in lower case."""
+        start = f"{name}:".encode()
+        lines = (line for line in self.head.split(b"\r\n") if line.startswith(start))
+        line = next(lines, None)
+        return None if line is None else line[len(start) :].strip().decode("latin-1")
 
 
 @dataclass(frozen=True)
@@ -21,14 +30,23 @@ class Target:
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    method: str = "POST"
 
     def encode(self, body: bytes) -> bytes:
         """The bytes of one request, made before the clock starts."""
+        return self.head(len(body)) + body
+
+    def head(self, body_bytes: int) -> bytes:
+        """What goes before a body of that length."""
         address = urlsplit(self.url)
         path = f"{address.path or '/'}{f'?{address.query}' if address.query else ''}"
-        headers = {"Host": address.netloc, "Content-Length": str(len(body)), **self.headers}
-        lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
-        return "\r\n".join([*lines, "", ""]).encode() + body
+        headers = {"Host": address.netloc, "Content-Length": str(body_bytes), **self.headers}
+        lines = [f"{self.method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        return "\r\n".join([*lines, "", ""]).encode()
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        address = urlsplit(self.url)
+        return await asyncio.open_connection(address.hostname, address.port)
 
 
 class Connection:
@@ -41,8 +59,7 @@ class Connection:
 
     @classmethod
     async def open(cls, target: Target) -> "Connection":
-        address = urlsplit(target.url)
-        return cls(*await asyncio.open_connection(address.hostname, address.port))
+        return cls(*await target.connect())
 
     @property
     def is_open(self) -> bool:
@@ -55,7 +72,7 @@ class Connection:
         body = await self._read_body(head)
         # HAProxy closes connections when its configuration changes, and says so in the answer before.
         self._stays_open = b"\r\nconnection: close" not in head
-        return Response(int(head.split(b" ", 2)[1]), body)
+        return Response(int(head.split(b" ", 2)[1]), body, head)
 
     async def _read_body(self, head: bytes) -> bytes:
         length = next((line for line in head.split(b"\r\n") if line.startswith(b"content-length:")), None)

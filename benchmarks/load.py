@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +29,14 @@ MAX_REQUESTS = 200_000
 OK, TIMEOUT, DISCONNECTED = "200", "timeout", "disconnected"
 
 
+class Ended(NamedTuple):
+    """One request: when it was due after the start of the run, how long it took from then on, and what it ended in."""
+
+    due_s: float
+    took_s: float
+    status: str
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of the requests of one run. `latencies_s` has those answered with 200."""
@@ -36,6 +45,8 @@ class Outcome:
     latencies_s: Sequence[float]
     # How many requests ended in each HTTP status, in no answer in time, or in no answer at all.
     statuses: Mapping[str, int]
+    # Each of them, in the order in which they ended.
+    ended: Sequence[Ended] = ()
 
     @property
     def per_second(self) -> float:
@@ -56,9 +67,8 @@ async def closed_loop(
 ) -> Outcome:
     """POSTs `bodies` in turn for `duration_s`, never more than `callers` at a time."""
     run = _Run(target, bodies, timeout_s)
-    started = time.perf_counter()
-    await asyncio.gather(*(_call_until(run, caller, started + duration_s) for caller in range(callers)))
-    return run.outcome(time.perf_counter() - started)
+    await asyncio.gather(*(_call_until(run, caller, run.started + duration_s) for caller in range(callers)))
+    return run.outcome(time.perf_counter() - run.started)
 
 
 async def open_loop(
@@ -80,11 +90,11 @@ async def open_loop(
     run = _Run(target, bodies, timeout_s)
     pool = _Pool(run.target, max_connections)
     await pool.fill(min(warm_connections, max_connections))
-    started = time.perf_counter()
-    calls = [asyncio.create_task(_call_at(run, pool, number, started + at_s)) for number, at_s in enumerate(due_s)]
+    run.started = time.perf_counter()
+    calls = [asyncio.create_task(_call_at(run, pool, number, run.started + at_s)) for number, at_s in enumerate(due_s)]
     await asyncio.gather(*calls)
     pool.close()
-    return run.outcome(max(duration_s, time.perf_counter() - started))
+    return run.outcome(max(duration_s, time.perf_counter() - run.started))
 
 
 def arrivals(per_second: float, duration_s: float, seed: int) -> list[float]:
@@ -105,8 +115,8 @@ class _Run:
     target_or_url: Target | str
     bodies: Sequence[bytes]
     timeout_s: float
-    latencies_s: list[float] = field(default_factory=list)
-    statuses: Counter[str] = field(default_factory=Counter)
+    started: float = field(default_factory=time.perf_counter)
+    ended: list[Ended] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         url_or_target = self.target_or_url
@@ -115,9 +125,7 @@ class _Run:
 
     async def send(self, connection: Connection, number: int, due: float) -> None:
         response = await connection.exchange(self.requests[number % len(self.requests)])
-        self.statuses[str(response.status)] += 1
-        if str(response.status) == OK:
-            self.latencies_s.append(time.perf_counter() - due)
+        self._end(due, str(response.status))
 
     @asynccontextmanager
     async def counted(self, due: float) -> AsyncIterator[None]:
@@ -126,12 +134,16 @@ class _Run:
             async with asyncio.timeout(due + self.timeout_s - time.perf_counter()):
                 yield
         except TimeoutError:
-            self.statuses[TIMEOUT] += 1
+            self._end(due, TIMEOUT)
         except (OSError, asyncio.IncompleteReadError, ValueError):
-            self.statuses[DISCONNECTED] += 1
+            self._end(due, DISCONNECTED)
+
+    def _end(self, due: float, status: str) -> None:
+        self.ended.append(Ended(due - self.started, time.perf_counter() - due, status))
 
     def outcome(self, elapsed_s: float) -> Outcome:
-        return Outcome(elapsed_s, self.latencies_s, dict(self.statuses))
+        statuses = Counter(request.status for request in self.ended)
+        return Outcome(elapsed_s, [took_s for _, took_s, status in self.ended if status == OK], statuses, self.ended)
 
 
 async def _call_until(run: _Run, caller: int, end: float) -> None:

@@ -1,4 +1,4 @@
-"""The processes that a service consists of, and the CPU time that they have taken, read from /proc (Linux)."""
+"""The processes that a service consists of, the CPU time that they have taken and their memory, from /proc (Linux)."""
 
 import ctypes
 import os
@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 # prctl(2): whatever our descendants leave behind becomes our child, and not that of process 1. Without it a server
 # that detaches itself, as daemons do, would leave the tree and its CPU time with it.
 PR_SET_CHILD_SUBREAPER = 36
@@ -38,6 +39,15 @@ def cpu_s(process_ids: list[int]) -> float:
     """User and system time so far of these processes, and of those of their children that ended and were waited for."""
     stats = (_stat(process_id) for process_id in process_ids)
     return sum(int(ticks) for fields in stats if fields for ticks in fields[TIMES]) / TICKS_PER_S
+
+
+def resident_bytes(process_ids: list[int]) -> int:
+    """Memory of these processes together; what several of them share counts for each."""
+    found = 0
+    for process_id in process_ids:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found += int(Path(f"/proc/{process_id}/statm").read_text().split()[1]) * PAGE_BYTES
+    return found
 
 
 def machine_cpu_s() -> float:

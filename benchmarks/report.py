@@ -42,11 +42,13 @@ CELL_WIDTH = 23
 
 
 def summarize(rounds: Sequence[Row]) -> dict[str, dict[str, Spread]]:
-    """Of one system, by load and metric."""
-    return {
-        load: {metric: _spread([row[load][metric] for row in rounds]) for metric in figures}
-        for load, figures in rounds[0].items()
-    }
+    """Of one system, by load and metric; a metric that some rounds lack is over the others."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rounds:
+        for load, figures in row.items():
+            for metric, value in figures.items():
+                found.setdefault(load, {}).setdefault(metric, []).append(value)
+    return {load: {metric: _spread(values) for metric, values in row.items()} for load, row in found.items()}
 
 
 def table(results: Results) -> str:

@@ -24,8 +24,8 @@ READY_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 90.0
 # Of whatever has outlived the process that was started.
 LEFTOVERS_TIMEOUT_S = 10.0
-# HAProxy's own, which Serve does not move on its own (ray.serve._private.constants).
-HAPROXY_PORTS = (9101, 8404)
+# HAProxy's own, which Serve does not move on its own, with the variables that do (ray.serve._private.constants).
+HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 LOG_TAIL_BYTES = 4000
 
 
@@ -43,7 +43,9 @@ class Service:
 @contextmanager
 def running(config: dict[str, Any], environment: Mapping[str, str], ready_path: str) -> Iterator[Service]:
     """The service of a Serve config until the block ends. `ready_path` answers 200 once it is ready."""
-    ports = [config["http_options"]["port"], *(HAPROXY_PORTS if environment.get("RAY_SERVE_ENABLE_HA_PROXY") else ())]
+    ports = [config["http_options"]["port"]]
+    if environment.get("RAY_SERVE_ENABLE_HA_PROXY"):
+        ports += [int(os.environ.get(variable, port)) for variable, port in HAPROXY_PORTS.items()]
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(config, file)
         file.flush()

@@ -2,13 +2,18 @@
 
 `@serve.batch` collects what arrives together, the merge gate decides what runs together, the engine runs it on a thread
 of its own so that the event loop stays free for health checks and cancellations.
+
+A replica that is no good ends itself, and another one takes its place: when a batch hangs, when native code crashes,
+and when an image has failed and a blank one fails as well.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,13 +21,15 @@ import numpy as np
 import ray
 from ray import serve
 
+from deployments import deadlines
 from deployments.batching import MergeGate, Timed
 from deployments.engines import create_engine
 from deployments.engines.base import Engine
-from deployments.errors import ApertureError, ConfigError
+from deployments.errors import ApertureError, ConfigError, DeadlineExceeded, InferenceFailed, Overloaded
 from deployments.messages import Logits, ModelInfo, Pixels, Scores
 from deployments.settings import LiveSettings, ModelSettings, check_batch_can_fill, live_batch_size, with_threads
 from deployments.statistics import BatchStatistics
+from deployments.watchdog import Watchdog, die_of_crashes, end_process
 from deployments.workload import Workload
 
 logger = logging.getLogger("ray.serve")
@@ -30,14 +37,19 @@ logger = logging.getLogger("ray.serve")
 Job = tuple[Pixels, float]  # pixels, and seconds: left for the caller, or a deadline in time.monotonic()
 Outcome = asyncio.Future[Timed[Logits]]
 
+# How long an idle replica goes without a blank image. It costs what an image costs: 0.5 % of a core at 50 ms.
+IDLE_CHECK_S = 10.0
+
 
 class Classifier:
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, load: Callable[[ModelSettings], Engine] = create_engine) -> None:
+        """`load`: what makes the engine."""
+        die_of_crashes()
         self._settings = settings
         try:
             check_batch_can_fill(settings, serve.get_replica_context()._deployment_config.max_ongoing_requests)
             cores = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
-            self._engine = create_engine(with_threads(settings, cores))
+            self._engine = load(with_threads(settings, cores))
         except ConfigError as err:
             logger.error("Model %s cannot be served: %s", settings.name, err)
             # Without the frames of the loader: the sentence is what `serve status` is to show.
@@ -48,10 +60,25 @@ class Classifier:
         self._gate: MergeGate[Pixels, Logits] = MergeGate(self._run, settings.max_batch_size, runners)
         self._workload = Workload(runners)
         self._set_max_batch_size(settings.max_batch_size)
+        side = self._info.preprocessing.crop_size
+        self._blank: Pixels = np.zeros((side, side, 3), np.uint8)
+        self._blank_run: asyncio.Task[None] | None = None
+        self._last_success = 0.0  # time.monotonic()
+        self._watchdog = Watchdog(settings.hang_timeout_s)
         logger.info("Model %s is warm: %s", settings.name, self._info)
         # Serve's production profile writes the log in blocks of 1000 lines; how the model was chosen is wanted now.
         for handler in logger.handlers:
             handler.flush()
+
+    async def check_health(self) -> None:
+        """Raises InferenceFailed if a blank image fails on the way that images go.
+
+        Serve calls this every health_check_period_s, and first when the replica is ready. Under load the batches that
+        come through say as much, and it costs nothing. One that runs is the watchdog's.
+        """
+        self._watchdog.start()
+        if not self._watchdog.is_busy and time.monotonic() - self._last_success > IDLE_CHECK_S:
+            await self._run_blank()
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Applies `user_config` while the model serves. Raises ConfigError if it does not fit."""
@@ -85,27 +112,80 @@ class Classifier:
         outcomes = await self._collect([(pixels, now + budget_s) for pixels, budget_s in jobs])
         return await asyncio.gather(*(self._scores(outcome) for outcome in outcomes))
 
+    async def classify_alone(self, job: Job) -> AsyncGenerator[Scores | ApertureError | None, None]:
+        """As `classify`, for an image that another replica may have died of.
+
+        First None, once nothing else runs here: if this replica dies from now on, then of this image.
+        """
+        pixels, budget_s = job
+        deadline = deadlines.after(budget_s)
+        self._workload.arrive(1)
+        async with self._gate.alone() as run_alone:
+            if time.monotonic() > deadline:
+                yield DeadlineExceeded("The deadline passed while the image waited for a batch.")
+                return
+            # Serve sends it before it asks for more.
+            yield None
+            outcome = await run_alone(pixels)
+        yield await self._scores(outcome)
+
     async def _scores(self, outcome: Outcome) -> Scores | ApertureError:
         try:
             timed = await outcome
+        except InferenceFailed as failure:
+            await self._check_engine()
+            return failure
         except ApertureError as refusal:
             return refusal
         return Scores(timed.result, self._info.version, timed.run_s)
+
+    async def _check_engine(self) -> None:
+        """Returns if it was the image's fault. Otherwise this process ends, and others run what waits here."""
+        try:
+            await self._run_blank()
+        except InferenceFailed:
+            end_process("the engine failed on a blank image, too.")
+
+    async def _run_blank(self) -> None:
+        """One at a time, for all who want to know. Raises InferenceFailed."""
+        if self._blank_run is None or self._blank_run.done():
+            self._blank_run = asyncio.create_task(self._submit_blank())
+        await asyncio.shield(self._blank_run)
+
+    async def _submit_blank(self) -> None:
+        # What is refused or dropped under load has not failed.
+        with suppress(Overloaded, DeadlineExceeded):
+            await self._gate.submit(self._blank, deadlines.after(self._settings.hang_timeout_s))
 
     @serve.batch(max_batch_size=1, batch_wait_timeout_s=0.0)
     async def _collect(self, calls: list[list[Job]]) -> list[list[Outcome]]:
         # Returns at once with futures, so that no call waits for the batch of another.
         return [[self._gate.submit(pixels, deadline) for pixels, deadline in jobs] for jobs in calls]
 
-    async def _run(self, batch: Sequence[Pixels]) -> Sequence[Logits]:
-        started = time.monotonic()
-        logits = await asyncio.get_running_loop().run_in_executor(self._runners, _infer, self._engine, batch)
-        self._workload.batches.add(len(batch), time.monotonic() - started)
-        return logits
+    async def _run(self, batch: Sequence[Pixels]) -> Sequence[Logits | Exception]:
+        started, loop = time.monotonic(), asyncio.get_running_loop()
+        with self._watchdog.batch():
+            results = await loop.run_in_executor(self._runners, _infer, self._engine, batch, len(self._info.labels))
+        ended = time.monotonic()
+        if not all(isinstance(result, Exception) for result in results):
+            self._last_success = ended
+        if asked := sum(pixels is not self._blank for pixels in batch):
+            self._workload.batches.add(asked, ended - started)
+        return results
 
 
-def _infer(engine: Engine, batch: Sequence[Pixels]) -> Sequence[Logits]:
-    logits = engine.infer(batch)  # (N, classes) float32
-    if not np.isfinite(logits).all():
-        raise RuntimeError("The engine returned values that are not finite.")
-    return list(logits)
+def _infer(engine: Engine, batch: Sequence[Pixels], classes: int) -> Sequence[Logits | Exception]:
+    """For each image float32 (classes,), or why it alone has none."""
+    try:
+        logits = engine.infer(batch)  # (N, classes) float32
+    except BaseException as err:
+        # Smaller batches find the memory only if nobody keeps what this one had.
+        traceback.clear_frames(err.__traceback__)
+        if isinstance(err, Exception) and not isinstance(err, StopIteration):
+            raise
+        # A future cannot carry a StopIteration, and anything but an Exception would end the event loop.
+        raise RuntimeError(f"The engine raised {type(err).__name__}.") from err
+    if logits.shape != (len(batch), classes):
+        raise RuntimeError(f"The engine returned the shape {logits.shape} in place of {(len(batch), classes)}.")
+    not_finite = RuntimeError("The engine returned values that are not finite.")
+    return [row if np.isfinite(row).all() else not_finite for row in logits]

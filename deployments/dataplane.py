@@ -14,7 +14,9 @@ import numpy as np
 from ray.serve.exceptions import BackPressureError
 
 from deployments import deadlines
+from deployments.admission import Admission, Place, Work
 from deployments.deadlines import within
+from deployments.dimensions import megapixels_of
 from deployments.errors import (
     ApertureError,
     BadRequest,
@@ -28,6 +30,8 @@ from deployments.errors import (
 from deployments.fetching import Fetcher
 from deployments.hops import Handle, Hops
 from deployments.messages import Answer, ImageInput, Logits, ModelInfo, Pixels, Prepared, Scores, Stages
+from deployments.metrics import count_dropped
+from deployments.protocols.door import Door
 from deployments.protocols.json_bodies import quoted
 from deployments.settings import Limits, Settings
 from deployments.statistics import BatchStatistics, ModelStatistics, RequestStatistics, summed
@@ -38,6 +42,8 @@ Outcome = Answer | ApertureError
 
 # How soon a model that failed to answer is asked again whether it is warm.
 DESCRIBE_RETRY_S = 1.0
+# When to come again for a model that is still loading: more often costs more than it finds out.
+LOADING_RETRY_S = 5.0
 
 
 class ServeDataPlane:
@@ -63,6 +69,8 @@ class ServeDataPlane:
         self._requests_of_all_replicas = requests_of_all_replicas
         self._request_id = request_id
         self._fetcher = Fetcher(settings.image_urls, settings.limits.max_body_bytes)
+        self._admission = Admission(settings.admission, classifiers)
+        self.door = Door(self._admission, list(classifiers), settings.limits)
         self._watchers: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -85,7 +93,7 @@ class ServeDataPlane:
             raise UnknownModel(f"There is no model {quoted(name)}; this service has {', '.join(self._models)}.")
         info = self._models[name]
         if info is None:
-            raise ModelNotReady(f"The model {name!r} is still loading.")
+            raise ModelNotReady(f"The model {name!r} is still loading.", LOADING_RETRY_S)
         if version is not None and version != str(info.version):
             raise UnknownModel(f"The model {name!r} has no version {quoted(version)}; it has {info.version}.")
         return info
@@ -102,31 +110,37 @@ class ServeDataPlane:
     ) -> list[Outcome]:
         self.check_count(len(images))
         with self._counted(info) as outcomes:
-            timeout_s = self._timeout(timeout_s)
+            timeout_s = self._timeout(timeout_s, len(images))
             deadline = deadlines.after(timeout_s)
-            async with within(timeout_s):
-                outcomes += await asyncio.gather(*(self._classify_one(image, info, deadline) for image in images))
+            with self._admitted(images, info, timeout_s) as places:
+                async with within(timeout_s):
+                    outcomes += await asyncio.gather(
+                        *(
+                            self._classify_one(image, info, deadline, place)
+                            for image, place in zip(images, places, strict=True)
+                        )
+                    )
         return outcomes
 
     async def classify_each(
         self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float | None = None
     ) -> AsyncGenerator[tuple[int, Outcome], None]:
         self.check_count(len(images))
-        timeout_s = self._timeout(timeout_s)
+        timeout_s = self._timeout(timeout_s, len(images))
         deadline = deadlines.after(timeout_s)
-        running = [
-            asyncio.create_task(self._classify_numbered(index, image, info, deadline))
-            for index, image in enumerate(images)
-        ]
-        try:
-            with self._counted(info) as outcomes:
+        with self._counted(info) as outcomes, self._admitted(images, info, timeout_s) as places:
+            running = [
+                asyncio.create_task(self._classify_numbered(index, image, info, deadline, place))
+                for index, (image, place) in enumerate(zip(images, places, strict=True))
+            ]
+            try:
                 for next_done in asyncio.as_completed(running):
                     index, outcome = await next_done
                     outcomes.append(outcome)
                     yield index, outcome
-        finally:
-            for task in running:
-                task.cancel()
+            finally:
+                for task in running:
+                    task.cancel()
 
     async def statistics(self, model: str) -> ModelStatistics:
         name = self.info_of(model).name
@@ -143,22 +157,34 @@ class ServeDataPlane:
 
     # One image
 
+    def _admitted(self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float) -> Work:
+        """A place for each image. Raises Overloaded."""
+        total_bytes = sum(_size_bytes(image) for image in images)
+        return self._admission.work(info.name, timeout_s, [_megapixels(image) for image in images], total_bytes)
+
     async def _classify_numbered(
-        self, index: int, image: ImageInput | ApertureError, info: ModelInfo, deadline: float
+        self, index: int, image: ImageInput | ApertureError, info: ModelInfo, deadline: float, place: Place
     ) -> tuple[int, Outcome]:
         try:
             async with within(deadlines.budget_s(deadline)):
-                return index, await self._classify_one(image, info, deadline)
+                return index, await self._classify_one(image, info, deadline, place)
         except DeadlineExceeded as expired:
+            place.end(late=True)
             return index, expired
 
-    async def _classify_one(self, image: ImageInput | ApertureError, info: ModelInfo, deadline: float) -> Outcome:
-        if isinstance(image, ApertureError):
-            return image
+    async def _classify_one(
+        self, image: ImageInput | ApertureError, info: ModelInfo, deadline: float, place: Place
+    ) -> Outcome:
+        outcome = image if isinstance(image, ApertureError) else await self._outcome(image, info, deadline, place)
+        place.end(answered=isinstance(outcome, Answer), late=isinstance(outcome, DeadlineExceeded | Overloaded))
+        return outcome
+
+    async def _outcome(self, image: ImageInput, info: ModelInfo, deadline: float, place: Place) -> Outcome:
         hops = self._hops[info.name]
         try:
             started = time.monotonic()
             pixels = await self._pixels(image, info, hops, deadline)
+            place.decoded()
             if isinstance(pixels, ApertureError):
                 return pixels
             preprocessed = time.monotonic()
@@ -195,7 +221,8 @@ class ServeDataPlane:
             logger.warning("Model %s has changed from version %d", info.name, info.version)
             self._models[info.name] = None
             self._watch(info.name)
-        return ModelNotReady(f"The model {info.name!r} has just changed its version; try again.")
+        message = f"The model {info.name!r} has just changed its version; try again."
+        return ModelNotReady(message, DESCRIBE_RETRY_S)
 
     def _watch(self, name: str) -> None:
         watcher = asyncio.create_task(self._await_model(name))
@@ -213,7 +240,11 @@ class ServeDataPlane:
                 logger.warning("Model %s does not answer yet: %r", name, err)
                 await asyncio.sleep(DESCRIBE_RETRY_S)
 
-    def _timeout(self, timeout_s: float | None) -> float:
+    def _timeout(self, timeout_s: float | None, images: int) -> float:
+        """Seconds for so many images. Raises DeadlineExceeded if none are left."""
+        if timeout_s is not None and timeout_s <= 0:
+            count_dropped("ingress", "expired", images)
+            raise DeadlineExceeded("The deadline passed before the request was complete.")
         most = self._limits.request_timeout_s
         asked = self._limits.default_timeout_s if timeout_s is None else timeout_s
         return most if asked is None else min(asked, most)
@@ -242,6 +273,23 @@ def _count(statistics: RequestStatistics, outcomes: Sequence[Outcome], total_s: 
     statistics.compute_input.add(slowest.preprocess_s)
     statistics.compute_infer.add(slowest.inference_s)
     statistics.compute_output.add(total_s - slowest.total_s())
+
+
+def _size_bytes(image: ImageInput | ApertureError) -> int:
+    if isinstance(image, bytes):
+        return len(image)
+    return 0 if isinstance(image, ApertureError) else _pixels_of(image).nbytes
+
+
+def _megapixels(image: ImageInput | ApertureError) -> float:
+    """That are to be decoded, or resized."""
+    if isinstance(image, bytes):
+        return megapixels_of(image)
+    return 0.0 if isinstance(image, ApertureError) else _pixels_of(image).size / 3e6
+
+
+def _pixels_of(image: Pixels | Prepared) -> Pixels:
+    return image.pixels if isinstance(image, Prepared) else image
 
 
 def _on_this_loop(handle: Handle) -> Handle:

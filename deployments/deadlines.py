@@ -28,4 +28,4 @@ async def within(timeout_s: float) -> AsyncIterator[None]:
         async with asyncio.timeout(timeout_s):
             yield
     except TimeoutError:
-        raise DeadlineExceeded(f"No answer within {timeout_s:g} s.") from None
+        raise DeadlineExceeded(f"No answer within {round(timeout_s, 3):g} s.") from None

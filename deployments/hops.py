@@ -1,27 +1,49 @@
 """The way of one model's images through the deployments behind the Ingress, in gathered calls.
 
 A deadline is of this process's clock; what travels is the budget, the seconds that are left (deadlines.py).
+
+What a replica had when it died is asked of another one: nothing that the graph does changes anything, so that twice is
+as good as once. An image may be what killed it. So the images of a lost call to a Classifier are suspects; each is sent
+by itself, and run while nothing else runs. A replica that dies of that has shown whose fault it is. One that dies
+before it came to it has not, and the image goes to the next one, for as long as its deadline lets it.
 """
 
+import asyncio
+import hashlib
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar, cast
 
+import grpc
 import numpy as np
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.deadlines import budget_s, within
-from deployments.errors import ApertureError
+from deployments.errors import ApertureError, InferenceFailed, ModelNotReady
 from deployments.gathering import Gatherer
 from deployments.messages import Pixels, Scores
+from deployments.metrics import count_dropped
 from deployments.settings import Gathering, ModelSettings, PreprocessingSpec, Settings
 
 logger = logging.getLogger("ray.serve")
 
 Handle = DeploymentHandle[Any]
 Result = TypeVar("Result")
+
+# Images that ended a replica, by 16 bytes each. An attacker has as many as he likes; a client that tries again has one.
+MAX_CONVICTED: Final = 4096
+
+
+# By value, Serve makes an ActorUnavailableError of the first, and lets the second pass: a server that is told to stop
+# cancels what it has.
+LOST: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+class ReplicaLost(Exception):
+    """A call's replica ended, or cannot be reached any more, after it had taken the call."""
 
 
 class Hops:
@@ -37,21 +59,32 @@ class Hops:
         # All images of a model have the same spec; it changes when the model does.
         self._spec = PreprocessingSpec()
         self._preprocess: Gatherer[tuple[bytes | Pixels, float], Pixels | ApertureError] = Gatherer(
-            self._call_preprocessor, max_items=bounds.max_images, **limits
+            self._call_preprocessor, max_items=bounds.max_images, on_drop=_count_dropped, **limits
         )
         # A call returns as a whole: with more than a batch in it, the first images would wait for a second batch.
         self._classify: Gatherer[tuple[Pixels, float], Scores | ApertureError] = Gatherer(
-            self._call_classifier, max_items=min(bounds.max_images, model.max_batch_size), **limits
+            self._call_classifier,
+            max_items=min(bounds.max_images, model.max_batch_size),
+            on_drop=_count_dropped,
+            **limits,
         )
+        self._suspect_at_large = asyncio.Lock()
+        self._convicted: OrderedDict[bytes, None] = OrderedDict()
 
     async def preprocess(
         self, image: bytes | Pixels, spec: PreprocessingSpec, deadline: float
     ) -> Pixels | ApertureError:
         self._spec = spec
-        return await self._preprocess.submit((image, deadline), _size_bytes(image))
+        return await self._preprocess.submit((image, deadline), _size_bytes(image), deadline)
 
     async def classify(self, pixels: Pixels, deadline: float) -> Scores | ApertureError:
-        return await self._classify.submit((pixels, deadline), pixels.nbytes)
+        if self._convicted and _digest(pixels) in self._convicted:
+            return _refusal()
+        try:
+            return await self._classify.submit((pixels, deadline), pixels.nbytes, deadline)
+        except ReplicaLost:
+            async with self._suspect_at_large:
+                return await self._classify_suspect(pixels, deadline)
 
     async def probe(self, spec: PreprocessingSpec) -> None:
         """Returns once the Preprocessor answers."""
@@ -67,21 +100,70 @@ class Hops:
             return await _repeated_once(call)
 
     async def _call_classifier(self, jobs: Sequence[tuple[Pixels, float]]) -> Sequence[Scores | ApertureError]:
-        def call() -> Awaitable[Sequence[Scores | ApertureError]]:
-            return self._classifier.classify.remote(_with_budgets(jobs))
-
         async with within(self._call_timeout_s):
-            return await _repeated_once(call)
+            return await _unless_lost(self._classifier.classify.remote(_with_budgets(jobs)))
+
+    async def _classify_suspect(self, pixels: Pixels, deadline: float) -> Scores | ApertureError:
+        while True:
+            started = asyncio.Event()
+            try:
+                return await _unless_lost(self._call_for_suspect(pixels, deadline, started))
+            except ReplicaLost:
+                if started.is_set():
+                    self._convict(pixels)
+                    return _refusal()
+
+    async def _call_for_suspect(
+        self, pixels: Pixels, deadline: float, started: asyncio.Event
+    ) -> Scores | ApertureError:
+        outcomes = self._classifier.options(stream=True).classify_alone.remote((pixels, budget_s(deadline)))
+        outcome: Scores | ApertureError | None = None
+        async for outcome in cast(AsyncIterator[Scores | ApertureError | None], outcomes):
+            if outcome is None:
+                started.set()
+        return _refusal() if outcome is None else outcome
+
+    def _convict(self, pixels: Pixels) -> None:
+        digest = _digest(pixels)
+        logger.error("An image ended two replicas, the second one alone, and is refused from now on: %s", digest.hex())
+        self._convicted[digest] = None
+        if len(self._convicted) > MAX_CONVICTED:
+            self._convicted.popitem(last=False)
 
 
 async def _repeated_once(call: Callable[[], Awaitable[Result]]) -> Result:
-    """What a replica had when it died is asked of another one. Serve itself repeats only what was not accepted yet;
-    nothing that the graph does changes anything, so that twice is as good as once."""
     try:
-        return await call()
-    except RayActorError as err:
-        logger.warning("A call is repeated, since its replica is gone: %s", type(err).__name__)
-        return await call()
+        return await _unless_lost(call())
+    except ReplicaLost:
+        pass
+    try:
+        return await _unless_lost(call())
+    except ReplicaLost:
+        raise ModelNotReady("The service has lost two replicas in a row; try again.", retry_after_s=1.0) from None
+
+
+async def _unless_lost(call: Awaitable[Result]) -> Result:
+    """Raises ReplicaLost. What a replica had not accepted, Serve itself asks of another one."""
+    try:
+        return await call
+    except (RayActorError, grpc.aio.AioRpcError) as err:
+        if isinstance(err, grpc.aio.AioRpcError) and err.code() not in LOST:
+            raise
+        logger.warning("A call has lost its replica and is repeated: %s", type(err).__name__)
+        raise ReplicaLost from err
+
+
+def _digest(pixels: Pixels) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest()
+
+
+def _refusal() -> InferenceFailed:
+    return InferenceFailed("The model failed on this image.")
+
+
+def _count_dropped(item: tuple[Any, float]) -> None:
+    # Whoever waits for an image leaves at its deadline, too.
+    count_dropped("gathering", "abandoned" if budget_s(item[1]) else "expired")
 
 
 def _with_budgets(items: Sequence[tuple[Any, float]]) -> list[tuple[Any, float]]:

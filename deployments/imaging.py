@@ -17,12 +17,16 @@ What becomes of pixels that are not 8-bit RGB:
     anything else                 refused (LAB, 12 and 32 bits a channel, 16-bit TIFF in which zero is white)
 """
 
+from __future__ import annotations
+
 import io
-from typing import Final
+import warnings
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from deployments.decode_cost import count_scans
 from deployments.errors import (
     AnimatedImage,
     ApertureError,
@@ -32,9 +36,11 @@ from deployments.errors import (
     UnsupportedFormat,
     UnsupportedPixels,
 )
-from deployments.messages import Pixels
 from deployments.resizing import Extent, at_once, exactly, resized
-from deployments.settings import Limits, PreprocessingSpec
+
+if TYPE_CHECKING:  # With these, a decoder's process (deployments/decoder.py) would take twice as long to start.
+    from deployments.messages import Pixels
+    from deployments.settings import Limits, PreprocessingSpec
 
 # Pillow knows over 40 formats, some of which start other programs or parse without bounds; these are what clients send.
 ALLOWED_FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -57,7 +63,6 @@ UPRIGHT: Final = {
 # A progressive JPEG is decoded once over for each scan, and an empty scan is 10 bytes: 300 of them in 72 KB kept a
 # decoder busy for 6 s. Encoders write about ten.
 JPEG_MAX_SCANS: Final = 100
-JPEG_START_OF_SCAN: Final = (0xFF, 0xDA)
 # The scales at which Pillow has libjpeg leave out high frequencies, for which no pixels are then computed.
 JPEG_SCALES: Final = (8, 4, 2)
 # How many times `resize_size` the shorter side must still have then. With less than 1.5 over 1 % of the pixels of
@@ -67,32 +72,52 @@ FAST_MARGIN: Final = 1.5
 # Where the IHDR chunk of a PNG says how many bits a channel has (PNG, 3rd edition, 11.2.1).
 PNG_BIT_DEPTH: Final = 24
 
+# A GIF of one white pixel.
+WARM_UP_IMAGE: Final = bytes.fromhex("47494638376101000100800000ffffffffffff2c00000000010001000002024401003b")
+
+OUT_OF_MEMORY: Final = "The image needs more memory to decode than this service has."
+
 
 def preprocess(image: bytes | Pixels, spec: PreprocessingSpec, limits: Limits) -> Pixels:
     """The model's view of an image. Returns uint8 (crop_size, crop_size, 3), RGB, contiguous.
 
     image: an encoded file, or uint8 (H, W, 3) RGB pixels.
-    Raises UnsupportedFormat or ImageRefused (TooManyPixels, AnimatedImage, UnsupportedPixels, CorruptImage, itself).
+    Raises UnsupportedFormat or ImageRefused (TooManyPixels, AnimatedImage, UnsupportedPixels, CorruptImage, itself), or
+    MemoryError.
     """
     if not isinstance(image, bytes):
         picture = Image.fromarray(_checked_array(image, limits))
         return np.ascontiguousarray(resize_and_crop(picture, spec, limits))
-    shortest = FAST_MARGIN * spec.resize_size if spec.fidelity == "fast" else None
-    picture, extent = _decode(image, limits, shortest)
+    picture, extent = _decode(image, limits, spec)
     return np.ascontiguousarray(resize_and_crop(picture, spec, limits, extent))
+
+
+def warm_up(limits: Limits) -> None:
+    """Imports what Pillow would import when it meets the first images, and silences what it says of files, for the
+    whole process.
+
+    It warns of each bad tag of each file. A client could fill the log, and the memory too, since Python keeps whatever
+    it has warned of.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    Image.init()
+    decode(WARM_UP_IMAGE, limits)
 
 
 def decode(data: bytes, limits: Limits) -> Image.Image:
     """The upright RGB picture in an encoded file, in full. Raises as `preprocess`."""
-    return _decode(data, limits, shortest=None)[0]
+    return _decode(data, limits, spec=None)[0]
 
 
-def _decode(data: bytes, limits: Limits, shortest: float | None) -> tuple[Image.Image, Extent]:
+def _decode(data: bytes, limits: Limits, spec: PreprocessingSpec | None) -> tuple[Image.Image, Extent]:
     """The upright RGB picture, and how much of it is the file's.
 
-    shortest: the pixels that the shorter side must keep at least; None keeps all.
+    spec: what will become of it, for which less of it may do; None keeps all.
     """
     picture = open_checked(data, limits)
+    if spec is not None:
+        _check_size(*resized(*picture.size, spec.resize_size), limits)
+    shortest = FAST_MARGIN * spec.resize_size if spec and spec.fidelity == "fast" else None
     try:
         if isinstance(picture, TiffImagePlugin.TiffImageFile):
             _check_tiff(picture, limits)
@@ -102,7 +127,7 @@ def _decode(data: bytes, limits: Limits, shortest: float | None) -> tuple[Image.
             _scale_transparent_colour(picture, data[PNG_BIT_DEPTH])
         upright = to_rgb(_upright(picture), limits.alpha_background)
         return upright, extent or upright.size
-    except ApertureError:
+    except (ApertureError, MemoryError):
         raise
     except Exception as err:  # Decoders of hostile bytes raise whatever they like; all of it means the same here.
         raise CorruptImage(f"The {picture.format} image is truncated or corrupt.") from err
@@ -122,10 +147,12 @@ def open_checked(data: bytes, limits: Limits) -> Image.Image:
         if _begins_like_an_image(data):  # Pillow makes no difference.
             raise CorruptImage("The header of the image is corrupt, or of a kind that is not supported.") from err
         raise UnsupportedFormat(f"The data is not an image in one of {', '.join(ALLOWED_FORMATS)}.") from err
+    except MemoryError:
+        raise
     except Exception as err:  # As in `_decode`.
         raise CorruptImage("The header of the image is corrupt.") from err
     _check_size(picture.width, picture.height, limits)
-    if picture.format in JPEG_FORMATS and _count_scans(data) > JPEG_MAX_SCANS:
+    if picture.format in JPEG_FORMATS and count_scans(data) > JPEG_MAX_SCANS:
         raise ImageRefused(f"The JPEG has more than {JPEG_MAX_SCANS} scans, each of which costs a whole decode.")
     if limits.animated == "refuse" and picture.format not in STILL_FORMATS and _has_frames(picture):
         raise AnimatedImage("The image has more than one frame, which this service is set to refuse.")
@@ -160,14 +187,6 @@ def resize_and_crop(
     if spec.fidelity == "fast":
         return at_once(picture, (width, height), size, spec.crop_size, kernel)
     return exactly(picture, size, spec.crop_size, kernel)
-
-
-def _count_scans(data: bytes) -> int:
-    # In coded data every FF is followed by 00 or a restart marker, so this counts scans (and those of previews).
-    # bytes.count takes five times as long, and holds the GIL.
-    coded = np.frombuffer(data, np.uint8)
-    first, second = JPEG_START_OF_SCAN
-    return int(np.count_nonzero((coded[:-1] == first) & (coded[1:] == second)))
 
 
 def _scale_down(picture: Image.Image, shortest: float) -> Extent | None:

@@ -13,8 +13,10 @@ import ray
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve._private.constants import RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH, RAY_SERVE_USE_GRPC_BY_DEFAULT
+from ray.serve.context import _get_global_client
 from starlette.applications import Starlette
 
+from deployments.access import AccessControl
 from deployments.dataplane import ServeDataPlane
 from deployments.deadlines import within
 from deployments.errors import ApertureError, BadRequest, BodyTooLarge
@@ -22,14 +24,18 @@ from deployments.hops import Handle
 from deployments.messages import Answer, ImageInput
 from deployments.protocols import huggingface
 from deployments.protocols import predict as plain
+from deployments.protocols.authentication import guarded, stand_at_the_edge
+from deployments.protocols.door import open_door
 from deployments.protocols.health import HealthRpcs
 from deployments.protocols.http import asgi_app
 from deployments.protocols.oip import rest as oip_rest
 from deployments.protocols.oip.grpc import InferenceRpcs
 from deployments.protocols.openapi import pages as openapi
+from deployments.protocols.request_ids import made_safe
 from deployments.protocols.tfserving import rest as tfserving_rest
 from deployments.protocols.tfserving.grpc import ModelRpcs, PredictionRpcs
 from deployments.settings import Limits, Settings, check_messages_fit
+from deployments.settings.keys import check_exposure
 from deployments.statistics import RequestStatistics
 
 
@@ -38,23 +44,32 @@ class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs):
     def __init__(self, settings: Settings, preprocessor: Handle, classifiers: dict[str, Handle]) -> None:
         if RAY_SERVE_USE_GRPC_BY_DEFAULT:
             check_messages_fit(settings, RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH)
+        check_exposure(settings.access, _listens_on())
+        self.access = AccessControl(settings.access)
+        self._pages = settings.pages
         self.plane: ServeDataPlane = ServeDataPlane(
             settings, preprocessor, classifiers, _requests_of_all_replicas, _request_id
         )
 
     def __serve_build_asgi_app__(self) -> Starlette:
         self.plane.start()
+        self.access.start()
         plane = self.plane
+        open_door(plane.door)
+        stand_at_the_edge(self.access)
+        routes = [
+            *plain.routes(plane),
+            *oip_rest.routes(plane),
+            *tfserving_rest.routes(plane),
+            *huggingface.routes(plane),
+            *(openapi.routes(plane, asks_for_keys=self.access.asks_for_keys) if self._pages.docs else []),
+        ]
         return asgi_app(
-            [
-                *plain.routes(plane),
-                *oip_rest.routes(plane),
-                *tfserving_rest.routes(plane),
-                *huggingface.routes(plane),
-                *openapi.routes(plane),
-            ],
+            guarded(routes, self.access),
             plane.limits,
             _request_id,
+            self._pages.cors_origins,
+            plane.door,
         )
 
     # Python handles: serve.get_app_handle("aperture").predict.remote(image)
@@ -90,6 +105,12 @@ class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs):
         return self.plane.requests_here(model)
 
 
+def _listens_on() -> str | None:
+    """The host of HTTP, which is not in the application's part of a config; that of gRPC is the same, or any."""
+    client = _get_global_client()
+    return None if client is None else client.http_config.host
+
+
 async def _requests_of_all_replicas(model: str) -> Sequence[RequestStatistics]:
     statistics: Sequence[RequestStatistics] = await _replicas().broadcast("request_statistics", model).results_async()
     return statistics
@@ -120,4 +141,4 @@ async def _resolve(image: Any, limits: Limits) -> ImageInput | ApertureError:
 
 
 def _request_id() -> str:
-    return serve.context._get_serve_request_context().request_id
+    return made_safe(serve.context._get_serve_request_context().request_id)

@@ -1,37 +1,49 @@
 """The Preprocessor deployment: encoded images in, the model's pixels out, on CPU cores."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from deployments import deadlines
-from deployments.errors import ApertureError, CorruptImage, DeadlineExceeded
-from deployments.imaging import preprocess
+from deployments.decoding import Decoders
+from deployments.errors import ApertureError
 from deployments.messages import Pixels
-from deployments.metrics import count_dropped
 from deployments.settings import Limits, PreprocessingSpec
+from deployments.watchdog import Watchdog
 from deployments.workload import Workload
-
-logger = logging.getLogger("ray.serve")
 
 Job = tuple[bytes | Pixels, float]  # an image, seconds
 
-# A GIF of one white pixel. Pillow imports its format plugins when it meets the first image.
-WARM_UP_IMAGE = bytes.fromhex("47494638376101000100800000ffffffffffff2c00000000010001000002024401003b")
+# A PNG of one white pixel, which costs nearly nothing, and which is decoded by this process.
+BLANK = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a49444154789c63f80f0001"
+    "010100b138f6140000000049454e44ae426082"
+)
+BLANK_SPEC = PreprocessingSpec(resize_size=1, crop_size=1)
+# What blocks the event loop for so long has hung; nothing that belongs there takes a tenth of a second.
+HANG_TIMEOUT_S = 5.0
 
 
 class Preprocessor:
     def __init__(self, limits: Limits, threads: int) -> None:
-        self._limits = limits
-        # Pillow decodes and resizes without the GIL, so threads use cores and the event loop stays free.
-        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        # An image is a batch of one, and a thread runs it.
+        self._decoders = Decoders(limits, threads)
+        # An image is a batch of one, and a thread runs it, or has it run.
         self._workload = Workload(runners=threads)
         self._queue_s = 0.0
         self._unfinished = 0
-        preprocess(WARM_UP_IMAGE, PreprocessingSpec(), limits)
+        self._watchdog = Watchdog(HANG_TIMEOUT_S)
+
+    async def check_health(self) -> None:
+        """Raises ApertureError if a tiny image is not decoded.
+
+        Serve calls this every health_check_period_s, and first when the replica is ready. While images are being
+        decoded it costs nothing: none takes longer than limits.decode_timeout_s.
+        """
+        self._watchdog.start()
+        if self._unfinished == 0:
+            decoded = await self._decoders.preprocess(BLANK, BLANK_SPEC, deadlines.after(HANG_TIMEOUT_S))
+            if isinstance(decoded.outcome, ApertureError):
+                raise decoded.outcome
 
     async def preprocess(self, jobs: Sequence[Job], spec: PreprocessingSpec) -> Sequence[Pixels | ApertureError]:
         """For each image uint8 (crop_size, crop_size, 3), or the reason for refusing it.
@@ -48,34 +60,18 @@ class Preprocessor:
         waiting = max(0, self._unfinished - self._workload.runners)
         return self._workload.figures(waiting=waiting, queue_s=self._queue_s, max_batch_size=1)
 
+    def close(self) -> None:
+        """Ends the decoders. A replica need not: they end with its process."""
+        self._decoders.close()
+
     async def _in_turn(self, image: bytes | Pixels, spec: PreprocessingSpec, deadline: float) -> Pixels | ApertureError:
-        submitted, loop = time.monotonic(), asyncio.get_running_loop()
+        submitted = time.monotonic()
         self._unfinished += 1
         try:
-            started, ended, outcome = await loop.run_in_executor(self._decoders, self._timed, image, spec, deadline)
+            decoded = await self._decoders.preprocess(image, spec, deadline)
         finally:
             self._unfinished -= 1
-        self._queue_s += started - submitted
-        self._workload.batches.add(1, ended - started)
-        return outcome
-
-    def _timed(
-        self, image: bytes | Pixels, spec: PreprocessingSpec, deadline: float
-    ) -> tuple[float, float, Pixels | ApertureError]:
-        started = time.monotonic()
-        if started > deadline:
-            count_dropped("preprocessor", "expired")
-            return started, started, DeadlineExceeded("The deadline passed while the image waited to be decoded.")
-        outcome = self._preprocess(image, spec)
-        return started, time.monotonic(), outcome
-
-    def _preprocess(self, image: bytes | Pixels, spec: PreprocessingSpec) -> Pixels | ApertureError:
-        try:
-            return preprocess(image, spec, self._limits)
-        except ApertureError as refusal:
-            if refusal.__cause__ is not None:
-                logger.info("Refused an image: %s (%r)", refusal, refusal.__cause__)
-            return refusal
-        except MemoryError:
-            logger.exception("Out of memory while decoding an image within the limits")
-            return CorruptImage("The image needs more memory to decode than this service has.")
+        if decoded.ended > decoded.started:  # Not dropped, which would count as a batch that took no time.
+            self._queue_s += decoded.started - submitted
+            self._workload.batches.add(1, decoded.ended - decoded.started)
+        return decoded.outcome

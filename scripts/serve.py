@@ -1,13 +1,13 @@
 """Starts `serve run CONFIG`, says when it is ready and what to try next: `python -m scripts.serve configs/local.yaml`.
 
 Serve's own command never says that it is ready and never ends when the application fails to deploy; this one does both.
-Ctrl-C, or closing the terminal, stops everything that it started.
+Ctrl-C, SIGTERM, or closing the terminal, stops everything that it started, once what is in flight is answered; a second
+one does not wait for that.
 """
 
 import errno
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -19,22 +19,24 @@ from typing import Any
 
 from ray.serve.schema import ServeDeploySchema
 
+from deployments.access import check_keys
 from deployments.errors import ConfigError
+from deployments.settings import Access, Settings
+from deployments.settings.keys import is_loopback
 from scripts.check_config import check_config
 from scripts.ray_env import production_profile
+from scripts.service import Service
 
 # Where HAProxy tells its state, with the variables that move them (ray.serve._private.constants).
 HAPROXY_PORTS = {"RAY_SERVE_HAPROXY_METRICS_PORT": 9101, "RAY_SERVE_HAPROXY_STATS_PORT": 8404}
 # Ray's dashboard with Serve's REST API (ray._private.ray_constants).
 DASHBOARD_PORT = 8265
-ON_THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 SAMPLE_PICTURE = "examples/pictures/heart.jpg"
 POLL_S = 0.5
 # The first start on a cold disk, with a download of weights, takes minutes; nothing takes longer than this.
 READY_TIMEOUT_S = 900.0
 # Serve itself says after 30 s in the same state what a deployment lacks.
 STILL_S = 30.0
-STOP_TIMEOUT_S = 60.0
 CONFIG_ERROR = f"{ConfigError.__module__}.{ConfigError.__name__}: "
 SERVE = Path(sys.executable).with_name("serve")
 
@@ -43,44 +45,21 @@ def main() -> int:
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "configs/local.yaml")
     try:
         config = check_config(path)
-        environment = {**production_profile(on_one_machine=config.http_options.host in ON_THIS_MACHINE), **os.environ}
+        environment = {**production_profile(on_one_machine=is_loopback(config.http_options.host)), **os.environ}
+        if "RAY_ADDRESS" not in environment:  # Else the keys may be where the cluster is, and not here.
+            check_keys(_access(config))
         _refuse_taken_ports(config, environment)
     except ConfigError as err:
         print(f"{path}: {err}", file=sys.stderr)
         return 1
     dashboard = _dashboard(environment)
-    server = _start(path, environment)
-    problem = _await_ready(server, config, dashboard)
+    service = Service([str(SERVE), "run", str(path)], environment)
+    problem = _await_ready(service.process, config, dashboard)
     if problem is not None:
         print(f"\nNot ready: {problem}", file=sys.stderr)
-        _stop(server)
+        service.stop()
         return 1
-    return server.wait()
-
-
-def _start(path: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-    server: subprocess.Popen[bytes] | None = None
-    stopped = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopped
-        stopped = True
-        if server is not None and server.poll() is None:
-            server.send_signal(signal.SIGINT)
-
-    # Under `nohup` the hang-up of the terminal is ignored, and stays so.
-    hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
-    # Before the start: a child inherits an ignored SIGINT, as a shell's background jobs have it, but not a handled one.
-    for number in (signal.SIGINT, signal.SIGTERM, *hang_up):
-        signal.signal(number, stop)
-    # Without an address Ray joins whatever cluster this machine had last: one that has not read configs/ray.env, or one
-    # that has died, for which it would wait without a word.
-    environment = {"RAY_ADDRESS": "local", **environment}
-    # A session of its own, so that Ctrl-C reaches Serve once, from us, and not each of its processes as well.
-    server = subprocess.Popen([SERVE, "run", path], env=environment, start_new_session=True)
-    if stopped:  # While it started.
-        stop()
-    return server
+    return service.wait(drain_s=_settings(config).limits.request_timeout_s)
 
 
 def _await_ready(server: "subprocess.Popen[bytes]", config: ServeDeploySchema, dashboard: str | None) -> str | None:
@@ -92,7 +71,9 @@ def _await_ready(server: "subprocess.Popen[bytes]", config: ServeDeploySchema, d
         if server.poll() is not None:
             return f"serve run ended with status {server.returncode}."
         if _status_of(f"{base_url}/v2/health/ready") == 200:
-            _say_what_to_try(base_url, time.monotonic() - started)
+            key = " -H 'x-api-key: KEY'" if _access(config).asks_for_keys else ""
+            command = f"curl{key} --data-binary @{SAMPLE_PICTURE} {base_url}/predict"
+            _say_what_to_try(command, time.monotonic() - started)
             return None
         application = _application(dashboard, name) if dashboard is not None else {}
         if application.get("status") == "DEPLOY_FAILED":
@@ -132,13 +113,19 @@ def _unhealthy(application: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _say_what_to_try(base_url: str, took_s: float) -> None:
+def _say_what_to_try(command: str, took_s: float) -> None:
     print(
-        f"\nReady after {took_s:.0f} s. Try, in another terminal:\n\n"
-        f"    curl --data-binary @{SAMPLE_PICTURE} {base_url}/predict\n\n"
-        "Ctrl-C stops the service.\n",
+        f"\nReady after {took_s:.0f} s. Try, in another terminal:\n\n    {command}\n\nCtrl-C stops the service.\n",
         flush=True,
     )
+
+
+def _access(config: ServeDeploySchema) -> Access:
+    return _settings(config).access
+
+
+def _settings(config: ServeDeploySchema) -> Settings:
+    return Settings.model_validate(config.applications[0].args)
 
 
 def _base_url(config: ServeDeploySchema) -> str:
@@ -229,15 +216,6 @@ def _own_sentence(message: str) -> str | None:
     """The ConfigError at the end of the traceback that Serve reports, of the build or of a constructor."""
     lines = [line for line in message.splitlines() if line.startswith(CONFIG_ERROR)]
     return lines[-1].removeprefix(CONFIG_ERROR) if lines else None
-
-
-def _stop(server: "subprocess.Popen[bytes]") -> None:
-    if server.poll() is None:
-        server.send_signal(signal.SIGINT)
-        try:
-            server.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            server.kill()
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
+from deployments.engines import dummy
 from tests.awaiting import await_condition, free_port, is_ready
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY_TIMEOUT_S = 180.0
+SLOW_S = 0.4
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,16 @@ def local_config() -> dict[str, Any]:
 
 
 def graph_config() -> dict[str, Any]:
-    """configs/local.yaml with two more models.
+    """configs/local.yaml with three more models.
 
-    `colours` is on the dummy engine. `tensors` is the bundled model for clients that preprocess images themselves.
+    `colours` is on the dummy engine, and so is `slow`, which takes SLOW_S for each image, one after another. `tensors`
+    is the bundled model for clients that preprocess images themselves.
     """
     config = local_config()
     application = config["applications"][0]
     application["args"]["models"] += [
         {"name": "colours", "engine": "dummy"},
+        {"name": "slow", "engine": "dummy", "max_batch_size": 1},
         {
             "name": "tensors",
             "path": "models/shapes",
@@ -58,8 +62,10 @@ def graph_config() -> dict[str, Any]:
     # Together with a second application they have to fit into two CPUs (test_config_failures.py).
     application["deployments"] += [
         {"name": name, "max_ongoing_requests": 64, "ray_actor_options": {"num_cpus": 0.05}}
-        for name in ("colours", "tensors")
+        for name in ("colours", "tensors", "slow")
     ]
+    slow = {"runtime_env": {"env_vars": {dummy.SECONDS: f"0 {SLOW_S}"}}}
+    application["deployments"][-1]["ray_actor_options"] |= slow
     return config
 
 

@@ -25,7 +25,8 @@ class HealthRpcs(Rpcs):
         return answer(status=answer.SERVING if serving else answer.NOT_SERVING)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, grpc_context: Context) -> None:
-        # Of a stream, Serve's proxies see a status only with an answer or with an exception.
+        # Of a stream, Serve's proxies see a status only with an answer or with an exception. Open to everybody, like
+        # Check (authentication.py).
         error = Unimplemented("Watch is not implemented.")
         refused(error, grpc_context, None)
         raise error

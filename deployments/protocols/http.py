@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
@@ -14,8 +16,20 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.errors import ApertureError, BodyTooLarge, DeadlineExceeded
+from deployments.admission import current_visit
+from deployments.errors import (
+    ApertureError,
+    BadRequest,
+    BodyTooLarge,
+    DeadlineExceeded,
+    Overloaded,
+    Unauthenticated,
+)
 from deployments.messages import Answer, DataPlane, ImageInput, ModelInfo, Stages
+from deployments.metrics import count_refused
+from deployments.protocols.cors import cross_origin
+from deployments.protocols.door import Door, checked
+from deployments.protocols.patience import arrived_at, patience_of, timeouts_in
 from deployments.settings import Limits
 
 logger = logging.getLogger("ray.serve")
@@ -26,11 +40,18 @@ STAGES = ("admission", "preprocess", "queue", "inference")
 ROUTER_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def asgi_app(routes: Sequence[BaseRoute], limits: Limits, request_id: Callable[[], str]) -> Starlette:
+def asgi_app(
+    routes: Sequence[BaseRoute],
+    limits: Limits,
+    request_id: Callable[[], str],
+    cors_origins: Sequence[str] = (),
+    door: Door | None = None,
+) -> Starlette:
     """The routes behind the envelope. `request_id` names the request that is being handled."""
+    envelope = Middleware(Envelope, limits=limits, request_id=request_id, door=door)
     app = Starlette(
         routes=list(routes),
-        middleware=[Middleware(Envelope, limits=limits, request_id=request_id)],
+        middleware=[*cross_origin(cors_origins), envelope],
         exception_handlers={ApertureError: _render_error, HTTPException: _render_router_error},
     )
     # curl does not follow redirects unless told to, and would show nothing.
@@ -44,8 +65,9 @@ class Envelope:
     Serve itself puts the request's id into x-request-id.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, request_id: Callable[[], str]) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, request_id: Callable[[], str], door: Door | None = None) -> None:
         self._app = app
+        self._door = door
         self._limits = limits
         self._request_id = request_id
 
@@ -53,8 +75,9 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id, started = self._request_id(), time.monotonic()
-        scope.setdefault("state", {}).update(request_id=request_id, started=started, stages=dict.fromkeys(STAGES, 0.0))
+        request_id, started = self._request_id(), arrived_at.get(time.monotonic())
+        state = scope.setdefault("state", {})
+        state.update(request_id=request_id, started=started, stages=dict.fromkeys(STAGES, 0.0))
         responding = False
 
         async def send_with_headers(message: Message) -> None:
@@ -62,24 +85,43 @@ class Envelope:
             if message["type"] == "http.response.start":
                 responding = True
                 headers = MutableHeaders(scope=message)
-                headers["server-timing"] = _server_timing(scope["state"]["stages"], time.monotonic() - started)
+                headers["server-timing"] = server_timing(state["stages"], time.monotonic() - started)
+                headers["x-content-type-options"] = "nosniff"
             await send(message)
 
         error: ApertureError | None = None
+        deadline = asyncio.timeout(None)
         try:
+            state["patience"] = patience = patience_of(timeouts_in(scope["headers"]), self._limits)
+            deadline = asyncio.timeout(max(0.0, started + patience.most_s - time.monotonic()))
             # The whole request, so that a body that trickles in does not hold its place for ever.
-            async with asyncio.timeout(self._limits.request_timeout_s) as deadline:
-                await self._app(scope, _bounded(scope, receive, self._limits.max_body_bytes), send_with_headers)
+            async with deadline:
+                with self._visit(scope, receive, patience.left_s()) as visited:
+                    await self._app(scope, _bounded(scope, visited, self._limits.max_body_bytes), send_with_headers)
         except ClientDisconnect:
             logger.info("The client of request %s left before it was complete", request_id)
+        except (BadRequest, Overloaded) as refusal:
+            error = refusal
         except Exception:
             if deadline.expired():
-                error = DeadlineExceeded(f"No answer within {self._limits.request_timeout_s:g} s.")
+                error = DeadlineExceeded(f"No answer within {patience.most_s:g} s.")
             else:
                 logger.exception("Request %s failed", request_id)
                 error = ApertureError("The request failed because of an internal error.")
         if error is not None and not responding:
             await error_response(error, request_id)(scope, receive, send_with_headers)
+
+    @contextmanager
+    def _visit(self, scope: Scope, receive: Receive, timeout_s: float) -> Iterator[Receive]:
+        """`receive` for the time of the request's visit, which may have begun already (early.py). Raises Overloaded."""
+        visit = current_visit.get()
+        if visit is not None:
+            yield checked(receive, visit)
+        elif self._door is None or (visit := self._door.visit(scope, timeout_s)) is None:
+            yield receive
+        else:
+            with visit:
+                yield checked(self._door.counted(receive, visit), visit)
 
 
 async def classified(
@@ -87,7 +129,7 @@ async def classified(
 ) -> list[Answer | ApertureError]:
     """The answers of the data plane, with where their time went in Server-Timing."""
     admission_s = time.monotonic() - request.state.started
-    answers = await plane.classify(images, info)
+    answers = await plane.classify(images, info, request.state.patience.left_s())
     record_stages(request, admission_s, answers)
     return answers
 
@@ -104,8 +146,18 @@ def record_stages(request: Request, admission_s: float, answers: Sequence[Answer
 
 
 def error_response(error: ApertureError, request_id: str) -> Response:
+    count_refused(error.code)
     body = {"error": error.message, "code": error.code, "request_id": request_id}
-    return JSONResponse(body, status_code=error.http_status)
+    return JSONResponse(body, status_code=error.http_status, headers=headers_of(error))
+
+
+def headers_of(error: ApertureError) -> dict[str, str]:
+    if isinstance(error, Unauthenticated):
+        return {"www-authenticate": "Bearer"}
+    if isinstance(error, Overloaded) and error.retry_after_s is not None:
+        # RFC 9110, section 10.2.3: whole seconds.
+        return {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
+    return {}
 
 
 def _bounded(scope: Scope, receive: Receive, max_body_bytes: int) -> Receive:
@@ -130,7 +182,7 @@ def _bounded(scope: Scope, receive: Receive, max_body_bytes: int) -> Receive:
     return bounded_receive
 
 
-def _server_timing(stages: dict[str, float], total_s: float) -> str:
+def server_timing(stages: dict[str, float], total_s: float) -> str:
     # https://www.w3.org/TR/server-timing/: durations are milliseconds.
     return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in {**stages, "total": total_s}.items())
 

@@ -9,7 +9,6 @@ incomplete; if that is for an error, its line has "error" and no "index".
 """
 
 import logging
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Final
@@ -46,8 +45,7 @@ async def streamed(
     render: Render,
 ) -> StreamingResponse:
     """Begins with the first line, so that what fails the request before it is an ordinary error response."""
-    left_s = plane.limits.request_timeout_s - (time.monotonic() - request.state.started)
-    outcomes = plane.classify_each(images, info, left_s * TIMEOUT_SHARE)
+    outcomes = plane.classify_each(images, info, request.state.patience.left_s() * TIMEOUT_SHARE)
     done = {"model": info.name, "version": info.version, "request_id": request.state.request_id, "done": True}
     lines = _lines(outcomes, render, {**done, "count": len(images)})
     return _Stream(_begun(await anext(lines), lines, request.state.request_id), media_type=MEDIA_TYPE)

@@ -2,8 +2,11 @@
 
 Serve dispatches an RPC to the Ingress method of the same name, so the methods of each service are a base class of it.
 
-Serve hides the client's deadline from the method. When it passes, or the client cancels, gRPC cancels the call: the
-method gets a CancelledError, and with it all that it waits for. What is in a batch by then is computed for nobody.
+Serve hides the client's deadline from the method: gRPC keeps it out of the metadata, and the context that Serve hands
+on has no time_remaining(). When it passes, or the client cancels, gRPC cancels the call: the method gets a
+CancelledError, and with it all that it waits for. What is in a batch by then is computed for nobody. A client that
+wants what cannot be ready in time to be dropped before that says so in its metadata, as x-request-timeout-seconds
+(patience.py).
 """
 
 import functools
@@ -13,8 +16,13 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
 
-from deployments.errors import ApertureError, BodyTooLarge
+from deployments.access import AccessControl
+from deployments.errors import ApertureError, BodyTooLarge, Overloaded
 from deployments.messages import DataPlane
+from deployments.metrics import count_refused
+from deployments.protocols.authentication import admit_rpc
+from deployments.protocols.patience import TIMEOUT_HEADER, Patience, patience_of
+from deployments.protocols.request_ids import made_safe
 from deployments.settings import Limits
 
 logger = logging.getLogger("ray.serve")
@@ -22,18 +30,24 @@ logger = logging.getLogger("ray.serve")
 Message = TypeVar("Message")
 # Details travel in an HTTP/2 header, each byte beyond ASCII as three; clients and proxies take 8 KiB of headers in all.
 MAX_DETAILS = 500
+# Milliseconds after which a client that tries again may do so: gRFC A6, section "Pushback".
+PUSHBACK = "grpc-retry-pushback-ms"
 
 
 class Context(Protocol):
+    def invocation_metadata(self) -> Sequence[tuple[str, str]]: ...
+    def peer(self) -> str: ...
     def set_code(self, code: grpc.StatusCode) -> None: ...
     def set_details(self, details: str) -> None: ...
     def trailing_metadata(self) -> Sequence[tuple[str, str]]: ...
+    def set_trailing_metadata(self, trailing_metadata: Sequence[tuple[str, str]]) -> None: ...
 
 
 class Rpcs:
     """Base of the services."""
 
     plane: DataPlane
+    access: AccessControl
 
 
 class Unimplemented(ApertureError):
@@ -53,10 +67,24 @@ def rpc(response: Callable[[], Any]) -> Callable[[Callable[[Any, Any], Awaitable
 
     def decorate(method: Callable[[Any, Any], Awaitable[Any]]) -> Method:
         @functools.wraps(method)
+        async def untimed(self: Rpcs, request: Any, patience: Patience) -> Any:
+            return await method(self, request)
+
+        return timed_rpc(response)(untimed)
+
+    return decorate
+
+
+def timed_rpc(response: Callable[[], Any]) -> Callable[[Callable[[Any, Any, Patience], Awaitable[Any]]], Method]:
+    """As `rpc` for a method that takes time, `async def Method(self, request, patience)`."""
+
+    def decorate(method: Callable[[Any, Any, Patience], Awaitable[Any]]) -> Method:
+        @functools.wraps(method)
         async def answer(self: Rpcs, request: Any, grpc_context: Context) -> Any:
             try:
+                admit_rpc(self.access, method.__name__, grpc_context)
                 check_size(request, self.plane.limits)
-                return await method(self, request)
+                return await method(self, request, patience_with(grpc_context, self.plane.limits))
             except Exception as error:
                 return refused(visible(error, grpc_context), grpc_context, response())
 
@@ -77,11 +105,16 @@ def unserved(name: str, response: Callable[[], Any]) -> Method:
     return rpc(response)(refuse)
 
 
+def patience_with(context: Context, limits: Limits) -> Patience:
+    """Of the client of a call that has just come. Raises BadRequest."""
+    return patience_of([value for key, value in context.invocation_metadata() if key == TIMEOUT_HEADER], limits)
+
+
 def visible(error: Exception, context: Context) -> ApertureError:
     """What the client may see of it. Anything but an ApertureError is logged, and found there by the request's id."""
     if isinstance(error, ApertureError):
         return error
-    request_id = dict(context.trailing_metadata()).get("request_id", "unknown")
+    request_id = made_safe(dict(context.trailing_metadata()).get("request_id", "unknown"))
     logger.error("Request %s failed", request_id, exc_info=error)
     return ApertureError(f"The request {request_id} failed because of an internal error.")
 
@@ -91,8 +124,12 @@ def refused(error: ApertureError, context: Context, response: Message) -> Messag
 
     Returned and not raised: an exception would be logged and counted as a failure of the replica.
     """
+    count_refused(error.code)
     context.set_code(grpc.StatusCode[error.grpc_status])
     context.set_details(details_of(error))
+    if isinstance(error, Overloaded) and error.retry_after_s is not None:
+        pushback = (PUSHBACK, str(max(1, round(error.retry_after_s * 1000))))
+        context.set_trailing_metadata([*context.trailing_metadata(), pushback])
     return response
 
 

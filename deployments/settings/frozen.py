@@ -29,12 +29,14 @@ class Frozen(BaseModel):
 
 
 def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
-    path, value, owner = ".".join(str(part) for part in error["loc"]), error["input"], model.__name__
+    path, value, owner = ".".join(str(part) for part in error["loc"]), repr(error["input"]), model.__name__
+    if model.model_config.get("hide_input_in_errors"):
+        value = "***"
     if error["type"] == "extra_forbidden":
         known = ", ".join(model.model_fields)
-        return f"{owner} has no key {path!r} (its value here is {value!r}); it knows {known}."
+        return f"{owner} has no key {path!r} (its value here is {value}); it knows {known}."
     if error["type"] == "missing":
         return f"{owner} needs the key {path!r}, which is missing."
     allowed = re.sub(r"^(Input|Value|Tuple|String|List) should ", "it should ", error["msg"])
     subject = f"The key {path!r} of {owner}" if path else owner
-    return f"{subject} has the value {value!r}, but {allowed}."
+    return f"{subject} has the value {value}, but {allowed}."

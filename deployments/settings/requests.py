@@ -1,9 +1,10 @@
 """What a request may cost, ask for and be answered with, before any model is known."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
+from deployments.errors import ConfigError
 from deployments.settings.frozen import ColourByte, Frozen, Positive, PositiveFloat
 
 # Names beyond ASCII in their xn-- form; addresses are no names.
@@ -11,6 +12,9 @@ HostPattern = Annotated[
     str,
     Field(pattern=r"^(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?\.)+[A-Za-z]([A-Za-z0-9-]*[A-Za-z0-9])?$"),
 ]
+
+# As browsers write them: a scheme, a host in lower case or an address, a port unless it is the scheme's own; no path.
+Origin = Annotated[str, Field(pattern=r"^https?://([a-z0-9_.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?$")]
 
 
 class Limits(Frozen):
@@ -48,14 +52,27 @@ class Admission(Frozen):
 
 
 class Access(Frozen):
-    """Who may call. Without keys everybody may, which is refused to start on any address but this machine's own."""
+    """Who may call: holders of keys, or everybody. The latter is refused to start where others reach the service."""
 
-    # Lines of `python -m scripts.api_key`: a name, the SHA-256 of a key, its scopes and its limits.
-    keys_file: str | None = None
-    # The name of an environment variable with such lines.
-    keys_env: str | None = None
+    # What is written here by mistake may be a key.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    # A file with the lines of `python -m scripts.api_key` (settings/keys.py); changes are followed.
+    keys_file: Annotated[str, Field(pattern=r"^[^\x00]+$")] | None = None
+    # The name of an environment variable with such lines; in capitals, as no key is.
+    keys_env: Annotated[str, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")] | None = None
     # Serve everybody on every address, because something in front asks who they are.
     open_to_all: bool = False
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if [self.keys_file is not None, self.keys_env is not None, self.open_to_all].count(True) > 1:
+            raise ConfigError("Of access.keys_file, access.keys_env and access.open_to_all only one may be set.")
+        return self
+
+    @property
+    def asks_for_keys(self) -> bool:
+        return self.keys_file is not None or self.keys_env is not None
 
 
 class Pages(Frozen):
@@ -64,7 +81,7 @@ class Pages(Frozen):
     # /docs and /openapi.json.
     docs: bool = True
     # Pages of which other origins may call the service ("https://example.org"); none unless named.
-    cors_origins: tuple[str, ...] = ()
+    cors_origins: tuple[Origin, ...] = ()
 
 
 class Gathering(Frozen):

@@ -55,6 +55,10 @@ class Service:
         for line in self._process.stdout:
             self.output += line
 
+    @property
+    def process(self) -> "subprocess.Popen[str]":
+        return self._process
+
     def await_ready(self) -> None:
         await_condition(
             lambda: self._process.poll() is not None or "Ready after" in self.output, READY_TIMEOUT_S, "ready"

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 import yaml
 
 from scripts import serve
+from tests.access import grpc_status, own_address
 from tests.awaiting import await_condition, free_port, is_ready
 from tests.commands.conftest import ENVIRONMENT, READY_TIMEOUT_S, ROOT, Service, write_config
 
@@ -36,20 +38,35 @@ def test_serve_status_shows_the_running_application(service: Service) -> None:
     assert set(application["deployments"]) == {"Ingress", "Preprocessor", "shapes"}
 
 
+def test_rays_dashboard_listens_on_this_machine_alone_and_asks_for_the_token(service: Service) -> None:
+    assert httpx.get(f"http://127.0.0.1:{serve.DASHBOARD_PORT}/api/serve/applications/").status_code == 401
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://{own_address()}:{serve.DASHBOARD_PORT}/api/serve/applications/")
+
+
 def test_ctrl_c_stops_it_cleanly(service: Service) -> None:
     assert service.stop() == 0
     assert "Traceback" not in service.output
 
 
 def test_plain_serve_run_serves_the_same(tmp_path: Path) -> None:
-    service = Service(write_config(tmp_path), [str(Path(sys.executable).with_name("serve")), "run"])
+    config = write_config(tmp_path)
+    service = Service(config, [str(Path(sys.executable).with_name("serve")), "run"])
     try:
         await_condition(lambda: is_ready(service.url), READY_TIMEOUT_S, "every model is warm")
+        refuse_other_machines_over_grpc(config)
         picture = (ROOT / "examples/pictures/heart.jpg").read_bytes()
         answer = httpx.post(f"{service.url}/predict", content=picture, timeout=30).json()
         assert answer["predictions"][0]["label"] == "heart"
     finally:
         assert service.stop() == 0
+
+
+def refuse_other_machines_over_grpc(config: Path) -> None:
+    """Serve's Python proxy for gRPC listens on every interface; the service answers its own machine alone."""
+    port = yaml.safe_load(config.read_text())["grpc_options"]["port"]
+    for host, expected in (("127.0.0.1", grpc.StatusCode.OK), (own_address(), grpc.StatusCode.UNAUTHENTICATED)):
+        assert grpc_status(f"{host}:{port}") is expected
 
 
 @pytest.fixture
@@ -108,11 +125,22 @@ def test_a_host_that_cannot_be_listened_on_is_not_called_a_taken_port(tmp_path: 
     config = write_config(tmp_path)
     content = yaml.safe_load(config.read_text())
     content["http_options"]["host"] = host
+    content["applications"][0]["args"]["access"] = {"open_to_all": True}
     config.write_text(yaml.safe_dump(content))
     result = run_serve(config)
     assert result.returncode == 1
     assert f"for HTTP cannot be opened on http_options.host {host!r} ({reason}" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_keys_that_cannot_be_read_stop_the_start_before_it_begins(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    content = yaml.safe_load(config.read_text())
+    content["applications"][0]["args"]["access"] = {"keys_file": "absent/keys"}
+    config.write_text(yaml.safe_dump(content))
+    result = run_serve(config)
+    assert result.returncode == 1
+    assert result.stderr == f"{config}: access.keys_file 'absent/keys' cannot be read: No such file or directory.\n"
 
 
 STAND_IN = """#!{python}

@@ -77,7 +77,7 @@ def test_the_repository_lists_every_model(triton: Triton) -> None:
     index = triton.describe("model_repository_index")
     models = index if triton.transport == "http" else index["models"]
     assert {(each["name"], each["version"], each["state"]) for each in models} == {
-        (name, "1", "READY") for name in ("shapes", "colours", "tensors")
+        (name, "1", "READY") for name in ("shapes", "colours", "slow", "tensors")
     }
 
 

@@ -136,7 +136,7 @@ def test_errors_of_every_route_are_what_the_client_parses(triton: Triton) -> Non
 
 def test_statistics_of_all_models_come_together(triton: Triton) -> None:
     every = triton.client.get_inference_statistics()["model_stats"]
-    assert {each["name"] for each in every} == {"shapes", "colours", "tensors"}
+    assert {each["name"] for each in every} == {"shapes", "colours", "slow", "tensors"}
     (one,) = triton.client.get_inference_statistics("colours", "1")["model_stats"]
     assert one["name"] == "colours"
 

@@ -93,6 +93,7 @@ def gpu_config() -> dict[str, Any]:
     config["http_options"]["port"] = free_port()
     config["grpc_options"]["port"] = free_port()
     (application,) = config["applications"]
+    application["args"]["access"] = {"open_to_all": True}
     (model,) = application["args"]["models"]
     del model["architecture"], model["weights"]
     model.update(name="shapes", path="models/shapes", device="auto")

@@ -120,10 +120,15 @@ class BytesPlane:
 
 
 def send(
-    method: str, path: str, plane: BytesPlane | None = None, max_body_bytes: int = MAX_BODY_BYTES, **request: Any
+    method: str,
+    path: str,
+    plane: BytesPlane | None = None,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    limits: Limits | None = None,
+    **request: Any,
 ) -> httpx.Response:
     plane = plane or BytesPlane()
-    limits = Limits(max_body_bytes=max_body_bytes)
+    limits = limits or Limits(max_body_bytes=max_body_bytes)
     protocols = (routes, oip_rest.routes, tfserving_rest.routes, huggingface.routes)
     app = asgi_app([route for each in protocols for route in each(plane)], limits, request_id=lambda: "test-id")
 

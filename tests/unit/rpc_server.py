@@ -9,11 +9,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2_grpc
 
+from deployments.access import AccessControl
 from deployments.messages import DataPlane
 from deployments.protocols.generated import inference_pb2_grpc, tensorflow_serving_pb2_grpc
 from deployments.protocols.health import HealthRpcs
 from deployments.protocols.oip.grpc import InferenceRpcs
 from deployments.protocols.tfserving.grpc import ModelRpcs, PredictionRpcs
+from deployments.settings import Access
 from tests.unit.bytes_plane import BytesPlane
 
 Answer = TypeVar("Answer")
@@ -35,15 +37,16 @@ TIMEOUT_S = 20.0
 class AllRpcs(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs):
     """As the Ingress has them."""
 
-    def __init__(self, plane: DataPlane) -> None:
+    def __init__(self, plane: DataPlane, access: AccessControl) -> None:
         self.plane = plane
+        self.access = access
 
 
 @asynccontextmanager
-async def serving(plane: DataPlane) -> AsyncIterator[grpc.aio.Channel]:
+async def serving(plane: DataPlane, access: AccessControl | None = None) -> AsyncIterator[grpc.aio.Channel]:
     server = grpc.aio.server()
     for add in ADD_TO_SERVER:
-        add(AllRpcs(plane), server)
+        add(AllRpcs(plane, access or AccessControl(Access())), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -3,13 +3,14 @@
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
 
-from deployments.batching import MergeGate, Timed
-from deployments.errors import DeadlineExceeded, InferenceFailed
+from deployments.batching import MAX_WAITING_BATCHES, MergeGate, Timed
+from deployments.errors import DeadlineExceeded, InferenceFailed, Overloaded
 from tests.unit.devices import LONG_AGO, Device, busy_gate, in_loop, turns_of_the_loop
 
 
@@ -245,7 +246,7 @@ def test_each_of_500_concurrent_items_gets_its_own_result() -> None:
         return await gate.submit(item, time.monotonic() + rng.uniform(1000, 2000))
 
     async def test() -> None:
-        gate = MergeGate(run, max_batch_size=8)
+        gate = MergeGate(run, max_batch_size=8, max_waiting_batches=100)
         outcomes = await asyncio.gather(*(ask(gate, item) for item in range(500)), return_exceptions=True)
         for item, outcome in enumerate(outcomes):
             if item % 50 == 0:
@@ -278,13 +279,14 @@ def test_the_times_of_an_item_are_its_wait_and_its_batch(monkeypatch: pytest.Mon
     in_loop(test())
 
 
-def test_a_deadline_that_passes_while_a_batch_runs_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_done_before_its_deadline_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr("deployments.batching.time", SimpleNamespace(monotonic=lambda: clock.now))
 
     async def test() -> None:
         gate, device, running = await busy_gate()
-        just_late, just_in_time = gate.submit("just late", 104.9), gate.submit("just in time", 105.0)
+        # The batch that runs takes 5 s, and that is what the next one is expected to take.
+        just_late, just_in_time = gate.submit("just late", 109.9), gate.submit("just in time", 110.0)
         clock.now = 105.0
         device.finish_all()
         with pytest.raises(DeadlineExceeded):
@@ -292,3 +294,105 @@ def test_a_deadline_that_passes_while_a_batch_runs_counts(monkeypatch: pytest.Mo
         await asyncio.gather(running, just_in_time)
 
     in_loop(test())
+
+
+# Deadlines that are still to come, and too much at once
+
+
+def taught_gate(batch_s: float, image_s: float) -> tuple[MergeGate[str, str], Device]:
+    """An idle gate that has learned what batches take."""
+    device = Device(free=True)
+    gate = MergeGate(device.run, max_batch_size=8)
+    for size in (1, 2, 4, 8) * 5:
+        gate._run_times.add(size, batch_s + size * image_s, time.monotonic() + 1)
+    return gate, device
+
+
+def test_a_batch_is_made_smaller_where_that_brings_it_out_in_time() -> None:
+    async def test() -> None:
+        gate, device = taught_gate(batch_s=0.0, image_s=100.0)
+        soon = gate.submit("soon", time.monotonic() + 350)
+        others = [gate.submit("other", time.monotonic() + 10_000) for _ in range(7)]
+        await asyncio.gather(soon, *others)
+        assert device.batches[0] == ["soon", "other", "other"]
+
+    in_loop(test())
+
+
+def test_what_could_only_be_in_time_at_everybody_elses_expense_is_dropped() -> None:
+    async def test() -> None:
+        # A full batch takes hardly more than one of one.
+        gate, device = taught_gate(batch_s=100.0, image_s=1.0)
+        soon = gate.submit("soon", time.monotonic() + 102.5)
+        others = [gate.submit("other", time.monotonic() + 10_000) for _ in range(7)]
+        with pytest.raises(DeadlineExceeded):
+            await soon
+        await asyncio.gather(*others)
+        assert device.batches == [["other"] * 7]
+        assert gate.expired == 1
+
+    in_loop(test())
+
+
+def test_a_full_queue_refuses_with_when_to_come_again() -> None:
+    async def test() -> None:
+        gate, device, running = await busy_gate(max_batch_size=2)
+        gate._run_times.add(2, 0.5, time.monotonic())
+        waiting = [gate.submit(str(number)) for number in range(2 * MAX_WAITING_BATCHES)]
+        with pytest.raises(Overloaded) as caught:
+            await gate.submit("too much")
+        assert 0 < (caught.value.retry_after_s or 0) <= 0.5 * MAX_WAITING_BATCHES
+        device.finish_all()
+        await asyncio.gather(running, *waiting)
+        assert (await gate.submit("next")).result == "result of next"
+
+    in_loop(test())
+
+
+def test_what_callers_have_cancelled_does_not_fill_the_queue() -> None:
+    async def test() -> None:
+        gate, device, running = await busy_gate(max_batch_size=2)
+        waiting = [gate.submit(str(number)) for number in range(2 * MAX_WAITING_BATCHES)]
+        for future in waiting[::2]:
+            future.cancel()
+        more = [gate.submit("more") for _ in range(MAX_WAITING_BATCHES)]
+        device.finish_all()
+        await asyncio.gather(running, *waiting[1::2], *more)
+        assert gate.abandoned == MAX_WAITING_BATCHES
+
+    in_loop(test())
+
+
+def test_nobody_is_lost_whatever_callers_and_batches_do() -> None:
+    """Callers leave at any moment, batches fail, deadlines pass; who stays gets a result or an error."""
+    rng = random.Random(11)
+    outcomes: Counter[str] = Counter()
+
+    async def run(items: Sequence[int]) -> list[int]:
+        await turns_of_the_loop(rng.randrange(6))
+        fate = rng.random()
+        if fate < 0.1:
+            raise ConnectionError
+        if fate < 0.2:
+            raise asyncio.CancelledError
+        return [-item for item in items]
+
+    async def ask(gate: MergeGate[int, int], item: int) -> None:
+        await turns_of_the_loop(rng.randrange(300))
+        future = gate.submit(item, time.monotonic() + rng.choice([-1.0, 1000.0, 1000.0, float("inf")]))
+        await turns_of_the_loop(rng.randrange(8))
+        if rng.random() < 0.3:
+            future.cancel()
+        (outcome,) = await asyncio.gather(future, return_exceptions=True)
+        assert not isinstance(outcome, Timed) or outcome.result == -item
+        outcomes[type(outcome).__name__] += 1
+
+    async def test() -> None:
+        for runners in (1, 2):
+            gate = MergeGate(run, max_batch_size=4, runners=runners)
+            await asyncio.gather(*(ask(gate, item) for item in range(300)))
+            await asyncio.gather(*(gate.submit(1) for _ in range(10)), return_exceptions=True)
+            assert (gate._running, gate.waiting) == (0, 0)
+
+    in_loop(test())
+    assert outcomes.keys() >= {"Timed", "InferenceFailed", "CancelledError", "DeadlineExceeded"}

@@ -126,12 +126,13 @@ def test_a_batch_that_fails_is_halved_on_its_own_runner_while_the_other_goes_on(
         lanes.finish(0)
         await lanes.started(3)
         lanes.finish(2)
-        for number in (3, 4):  # The halves, one after the other: the other runner is still busy with its own.
+        # The halves, one after the other, and what fails alone once more: the other runner is still busy with its own.
+        for number in (3, 4, 5):
             await lanes.started(number + 1)
             assert lanes.running == {1, number}
             lanes.finish(number)
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-        assert lanes.batches[2:] == [["good", "bad"], ["good"], ["bad"]]
+        assert lanes.batches[2:] == [["good", "bad"], ["good"], ["bad"], ["bad"]]
         assert isinstance(outcomes[0], Timed)
         assert isinstance(outcomes[1], InferenceFailed)
         lanes.finish(1)
@@ -196,13 +197,16 @@ def test_all_runners_work_again_after_a_batch_of_each_failed() -> None:
         await lanes.started(2)
         lanes.finish(0)
         lanes.finish(1)
+        await lanes.started(4)  # Once more.
+        lanes.finish(2)
+        lanes.finish(3)
         outcomes = await asyncio.gather(*bad, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [InferenceFailed] * 2
         good = [gate.submit("good") for _ in range(2)]
-        await lanes.started(4)
-        assert lanes.running == {2, 3}
-        lanes.finish(2)
-        lanes.finish(3)
+        await lanes.started(6)
+        assert lanes.running == {4, 5}
+        lanes.finish(4)
+        lanes.finish(5)
         await asyncio.gather(*good)
 
     in_loop(test())

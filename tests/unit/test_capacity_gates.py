@@ -79,7 +79,8 @@ def real_batches(per_second: float, seed: int, max_batch_size: int, runners: int
             await asyncio.sleep(busy_s(len(items)))
             return items
 
-        gate: MergeGate[int, int] = MergeGate(run, max_batch_size, runners)
+        # The simulation keeps whatever comes.
+        gate: MergeGate[int, int] = MergeGate(run, max_batch_size, runners, max_waiting_batches=ITEMS)
         await at_their_moments(loop, per_second, seed, gate.submit)
 
     in_jumping_loop(submit_all)

@@ -94,6 +94,11 @@ ALLOWED: dict[str, Change] = {
         deployment(config, "shapes").update(autoscaling_config={"max_replicas": 4}),
     ),
     "a smaller live batch": lambda config: deployment(config, "shapes")["user_config"].update(max_batch_size=1),
+    "keys on every address": lambda config: (
+        config["http_options"].update(host="0.0.0.0"),
+        application(config)["args"].update(access={"keys_file": "keys"}),
+    ),
+    "the other loopback address": lambda config: config["http_options"].update(host="::1"),
     "no gRPC": lambda config: config["grpc_options"].update(grpc_servicer_functions=[]),
     "the highest port": lambda config: config["http_options"].update(port=65535),
 }
@@ -105,7 +110,9 @@ def test_what_is_right_passes(tmp_path: Path, change: Change) -> None:
 
 
 def test_the_shortest_config_names_one_model(tmp_path: Path) -> None:
-    args = {"models": [{"name": "shapes", "path": "models/shapes", "max_batch_size": 2}]}
+    args: dict[str, Any] = {"models": [{"name": "shapes", "path": "models/shapes", "max_batch_size": 2}]}
+    # Serve listens on every address unless told otherwise.
+    args["access"] = {"open_to_all": True}
     config = {"applications": [{"name": "aperture", "import_path": "graph:build", "args": args}]}
     check_config(write(tmp_path, yaml.safe_dump(config)))
 
@@ -262,6 +269,18 @@ FAULTS: dict[str, tuple[Change, list[str]]] = {
     "a negative gRPC port": (
         lambda config: config["grpc_options"].update(port=-1),
         ["The key 'grpc_options.port' has the value -1", "between 1 and 65535"],
+    ),
+    "every address without keys": (
+        lambda config: config["http_options"].update(host="0.0.0.0"),
+        ["would listen on http_options.host '0.0.0.0'", "access.keys_file", "access.open_to_all"],
+    ),
+    "Serve's own address, which is every one, without keys": (
+        lambda config: config["http_options"].pop("host"),
+        ["would listen on http_options.host '0.0.0.0'"],
+    ),
+    "keys and nobody asked for them": (
+        lambda config: application(config)["args"].update(access={"keys_file": "keys", "open_to_all": True}),
+        ["access.keys_file, access.keys_env and access.open_to_all only one"],
     ),
     "a servicer of no module": (
         lambda config: config["grpc_options"].update(grpc_servicer_functions=["grpc_helth.add"]),

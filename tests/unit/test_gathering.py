@@ -3,10 +3,13 @@
 import asyncio
 import contextvars
 import random
+import time
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
 
+from deployments.errors import DeadlineExceeded
 from deployments.gathering import Gatherer
 
 
@@ -195,3 +198,122 @@ def test_a_call_does_not_run_in_the_context_of_the_caller_that_started_it() -> N
 
     asyncio.run(run())
     assert seen == ["none"]
+
+
+async def leave(*tasks: asyncio.Task[int]) -> None:
+    for task in tasks:
+        task.cancel()
+    await settle()
+
+
+def test_a_call_whose_callers_have_all_left_is_cancelled_and_the_next_one_goes() -> None:
+    async def run() -> None:
+        calls = Calls()
+        ended: list[list[int]] = []
+
+        async def send(items: Sequence[int]) -> Sequence[int]:
+            try:
+                return await calls.send(items)
+            finally:
+                ended.append(list(items))
+
+        gathering: Gatherer[int, int] = Gatherer(send, max_calls=1, max_items=2, max_bytes=100)
+        calls.open.clear()
+        first = await submit_all(gathering, range(1))
+        second = await submit_all(gathering, range(1, 3))
+        third = await submit_all(gathering, range(3, 4))
+        await leave(*first)
+        await leave(second[0])
+        assert (calls.groups, ended) == ([[0], [1, 2]], [[0]])  # One caller of the second call is still there.
+        await leave(second[1])
+        assert (calls.groups, ended) == ([[0], [1, 2], [3]], [[0], [1, 2]])
+        calls.open.set()
+        assert await third[0] == 30
+
+    asyncio.run(run())
+
+
+def test_what_is_left_before_it_is_sent_is_told_once_and_not_sent() -> None:
+    async def run() -> None:
+        calls = Calls()
+        dropped: list[int] = []
+        gathering: Gatherer[int, int] = Gatherer(
+            calls.send, max_calls=1, max_items=4, max_bytes=100, on_drop=dropped.append
+        )
+        calls.open.clear()
+        first = await submit_all(gathering, range(1))
+        waiting = await submit_all(gathering, range(1, 4))
+        await leave(waiting[0], waiting[2])
+        calls.open.set()
+        assert (await first[0], await waiting[1]) == (0, 10 * 2)
+        assert (calls.groups, dropped) == ([[0], [2]], [1, 3])
+
+    asyncio.run(run())
+
+
+def test_what_cannot_be_back_before_its_deadline_is_not_sent_and_learns_why() -> None:
+    async def run() -> None:
+        calls = Calls()
+        gathering = gatherer(calls)
+        calls.open.clear()
+        first = await submit_all(gathering, range(1))
+        late = asyncio.create_task(gathering.submit(1, 1, deadline=time.monotonic() - 1))
+        hopeless = asyncio.create_task(gathering.submit(2, 1, deadline=time.monotonic() + 1))
+        stayer = asyncio.create_task(gathering.submit(3, 1, deadline=time.monotonic() + 1000))
+        await settle()
+        # As if calls took half a minute.
+        gathering._run_times.add(1, 30.0, time.monotonic() + 1)
+        calls.open.set()
+        assert await asyncio.gather(*first, stayer) == [0, 30]
+        for task in (late, hopeless):
+            with pytest.raises(DeadlineExceeded):
+                await task
+        assert calls.groups == [[0], [3]]
+
+    asyncio.run(run())
+
+
+def test_nobody_is_lost_whatever_callers_and_calls_do() -> None:
+    """Callers leave at any moment, calls fail, are cancelled or never return; who stays gets a result or an error."""
+    rng = random.Random(7)
+    outcomes: Counter[str] = Counter()
+
+    async def send(items: Sequence[int]) -> Sequence[int]:
+        for _ in range(rng.randrange(6)):
+            await asyncio.sleep(0)
+        fate = rng.random()
+        if fate < 0.1:
+            raise ConnectionError
+        if fate < 0.15:
+            raise asyncio.CancelledError
+        if fate < 0.2:
+            return []
+        return [10 * item for item in items]
+
+    async def call(gathering: Gatherer[int, int], item: int) -> None:
+        for _ in range(rng.randrange(300)):
+            await asyncio.sleep(0)
+        deadline = time.monotonic() + rng.choice([-1.0, 1000.0, 1000.0, float("inf")])
+        asking = asyncio.create_task(gathering.submit(item, rng.randrange(1, 9), deadline))
+        leaves = rng.random() < 0.3
+        for _ in range(rng.randrange(8)):
+            await asyncio.sleep(0)
+        if leaves:
+            asking.cancel()
+        # Whoever is lost makes the test fail by this.
+        (outcome,) = await asyncio.wait_for(asyncio.gather(asking, return_exceptions=True), timeout=20)
+        assert not isinstance(outcome, int) or outcome == 10 * item
+        outcomes[type(outcome).__name__] += 1
+
+    async def run() -> None:
+        for max_calls in (1, 2, 4):
+            gathering: Gatherer[int, int] = Gatherer(send, max_calls=max_calls, max_items=5, max_bytes=20)
+            await asyncio.gather(*(call(gathering, item) for item in range(400)))
+            # And a lone one after all of it.
+            for _ in range(20):
+                outcome = await asyncio.wait_for(asyncio.gather(gathering.submit(1, 1), return_exceptions=True), 20)
+                assert outcome
+            assert (gathering._calls, list(gathering._waiting), gathering._senders) == (0, [], set())
+
+    asyncio.run(run())
+    assert outcomes.keys() >= {"int", "ConnectionError", "RuntimeError", "CancelledError", "DeadlineExceeded"}

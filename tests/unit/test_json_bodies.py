@@ -34,7 +34,7 @@ def test_the_tokens_of_python_and_tensorflow_are_taken(text: str, value: float) 
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[1,]", b"[01]", b"[1] 2", b"\xff", b'"\\ud800"', b"[" * 10**6, b"NaN" + b"[" * 10**6, b"9" * 5000],
+    [b"", b"{", b"[1,]", b"[01]", b"[1] 2", b"\xff", b'"\\ud800"', b"[" * 60_000, b"NaN" + b"[" * 60_000, b"9" * 5000],
     ids=["empty", "open", "comma", "zero", "more", "no text", "surrogate", "deep", "deep with NaN", "digits"],
 )
 def test_what_is_no_json_is_refused(body: bytes) -> None:
@@ -47,7 +47,28 @@ def test_a_refusal_says_where_the_text_goes_wrong() -> None:
         parse_json(b'{"a": 1')
 
 
-@pytest.mark.parametrize("body", [b"[" + b"[]," * 50_000 + b"[]]", b"[" + b"[]," * 50_000])
+# As many lists as pixels have, and whole or cut.
+MANY_LISTS = b"[" + b"[0,0,0]," * 50_000 + b"[0,0,0]]"
+
+
+@pytest.mark.parametrize("unit", [b"[],", b"[1],", b"[[0]],", b"{},", b'{"a":1},', b"[[[[[", b'"[[[",'])
+def test_more_lists_and_objects_than_any_image_needs_are_refused_before_they_are_parsed(unit: bytes) -> None:
+    body = b"[" + unit * (10 * 2**20 // len(unit)) + b"0]"
+    started = time.process_time()
+    with pytest.raises(BadRequest, match="more than any image needs"):
+        parse_json(body)
+    assert time.process_time() - started < 0.5  # 7 ms when the machine has nothing else to do.
+
+
+@pytest.mark.parametrize("columns", [2, 3, 30])
+def test_lists_of_black_pixels_are_never_too_many(columns: int) -> None:
+    picture = [[[0, 0, 0]] * columns] * (200_000 // columns)
+    body = json.dumps({"instances": [picture]}, separators=(",", ":")).encode()
+    assert len(body) > 2**20
+    assert parse_json(body) == {"instances": [picture]}
+
+
+@pytest.mark.parametrize("body", [MANY_LISTS, MANY_LISTS[:-1]])
 def test_garbage_is_collected_again_after_a_large_body(body: bytes) -> None:
     assert gc.isenabled()
     with contextlib.suppress(BadRequest):
@@ -64,7 +85,7 @@ def test_no_garbage_is_collected_while_a_large_body_is_parsed() -> None:
     gc.collect()
     gc.callbacks.append(note)
     try:
-        parse_json(b"[" + b"[]," * 50_000 + b"[]]")
+        parse_json(MANY_LISTS)
         during = list(collected)
     finally:
         gc.callbacks.remove(note)

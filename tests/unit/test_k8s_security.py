@@ -1,8 +1,10 @@
 """Who may do what in the cluster: no pod more than it needs, and nobody from outside more than ask for predictions."""
 
 import pytest
+import yaml
 
 from tests.unit.manifests import (
+    CONFIG_OF,
     OVERLAYS,
     Manifest,
     build,
@@ -57,7 +59,7 @@ def test_everything_that_ray_writes_lies_on_a_volume_with_a_limit(overlay: str) 
     for group in groups_of(overlay).values():
         volumes = {volume["name"]: volume for volume in group["template"]["spec"]["volumes"]}
         mounted = {mount["mountPath"]: mount["name"] for mount in ray_container(group)["volumeMounts"]}
-        environment = {variable["name"]: variable["value"] for variable in ray_container(group)["env"]}
+        environment = {variable["name"]: variable.get("value") for variable in ray_container(group)["env"]}
         for path in ("/tmp", "/dev/shm", environment["APERTURE_CACHE"]):
             assert "sizeLimit" in volumes[mounted[path]]["emptyDir"]
 
@@ -78,6 +80,32 @@ def test_ray_asks_for_a_token(overlay: str) -> None:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_no_secret_is_written_down(overlay: str) -> None:
     assert of_kind(build(overlay), "Secret") == []
+
+
+@pytest.mark.parametrize("overlay", ["gpu", "production"])
+def test_the_hashes_of_api_keys_are_where_the_config_looks_for_them_and_nowhere_else(overlay: str) -> None:
+    access = yaml.safe_load(CONFIG_OF[overlay].read_text())["applications"][0]["args"]["access"]
+    found = {name: places_of_keys(group) for name, group in groups_of(overlay).items()}
+    # Only these take what asks for a CPU, as the Ingress does.
+    assert {name for name, places in found.items() if places} == {"cpu"}
+    (place,) = access.values()
+    assert found["cpu"][place] == ("aperture-key-hashes", "api-keys")
+
+
+def places_of_keys(group: Manifest) -> dict[str, tuple[str, str]]:
+    """Variables and files of the Ray container with something of a Secret in them, which is named with its key."""
+    container, places = ray_container(group), {}
+    for variable in container["env"]:
+        if "valueFrom" in variable:
+            source = variable["valueFrom"]["secretKeyRef"]
+            places[variable["name"]] = (source["name"], source["key"])
+    secrets = {each["name"]: each["secret"] for each in group["template"]["spec"]["volumes"] if "secret" in each}
+    for mount in container["volumeMounts"]:
+        if mount["name"] in secrets:
+            # Followed as it changes, which a subPath is not.
+            assert "subPath" not in mount
+            places[f"{mount['mountPath']}/api-keys"] = (secrets[mount["name"]]["secretName"], "api-keys")
+    return places
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -1,8 +1,9 @@
 """The import rule of deployments/__init__.py, read off the source: imports go down only, and never sideways.
 
-    (0) errors, messages, resizing, settings, statistics, deadlines
+    (0) errors, messages, resizing, settings, statistics, deadlines, draining, dimensions
     (1) imaging, decoding, batching, gathering, fetching, repository, workload, metrics, admission, access, watchdog
-    (2) engines, protocols   (3) autoscaling, hops, dataplane, edge   (4) ingress, preprocessor, classifier   (5) graph
+    (2) engines, protocols   (3) autoscaling, routing, hops, dataplane, edge
+    (4) ingress, preprocessor, classifier   (5) graph
 
 Model libraries stay inside engines, and Ray at levels 3 and up and in metrics.
 """
@@ -19,11 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 LEVELS = {
     "deployments": 0,
-    **dict.fromkeys(("errors", "messages", "resizing", "settings", "statistics", "deadlines"), 0),
-    **dict.fromkeys(("imaging", "decoding", "metrics", "batching", "gathering", "fetching", "repository"), 1),
+    **dict.fromkeys(("errors", "messages", "resizing", "settings", "statistics", "deadlines", "draining"), 0),
+    "dimensions": 0,
+    **dict.fromkeys(("imaging", "metrics", "batching", "gathering", "fetching", "repository"), 1),
     **dict.fromkeys(("workload", "admission", "access", "watchdog"), 1),
+    **dict.fromkeys(("decode_cost", "decoder", "decoder_process", "decoding"), 1),
     **dict.fromkeys(("engines", "protocols"), 2),
-    **dict.fromkeys(("autoscaling", "hops", "dataplane", "edge"), 3),
+    **dict.fromkeys(("autoscaling", "routing", "hops", "dataplane", "edge"), 3),
     **dict.fromkeys(("ingress", "preprocessor", "classifier"), 4),
     "graph": 5,
 }
@@ -33,8 +36,12 @@ SIDEWAYS = {
     "deadlines": {"errors"},
     "messages": {"settings", "errors", "statistics"},
     # What decodes in another process is what decodes.
-    "decoding": {"imaging", "metrics"},
+    "imaging": {"decode_cost"},
+    "decoder": {"imaging"},
+    "decoder_process": {"decoder"},
+    "decoding": {"decode_cost", "decoder_process", "imaging", "metrics"},
     "batching": {"metrics"},
+    "gathering": {"metrics"},
     "admission": {"metrics"},
     "dataplane": {"hops"},
 }

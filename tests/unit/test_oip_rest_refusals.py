@@ -32,7 +32,7 @@ from tests.unit.oip_requests import (
         b"[]",
         b"null",
         b'"text"',
-        b"[" * 100_000,
+        b"[" * 60_000,
         b'{"inputs":' + b"[" * 5000,
         b"[" * 9000 + b"NaN",
     ],
@@ -166,7 +166,7 @@ def test_a_timeout_of_any_size_is_a_timeout() -> None:
         '"timeout": 0', '"timeout": 1' + "0" * 400
     )
     assert post(text.replace('"x": 1', '"x": NaN').encode(), plane).status_code == 200
-    assert plane.timeouts_s == [2**63 / 1e6]
+    assert [20 < (timeout_s or 0) <= 30 for timeout_s in plane.timeouts_s] == [True]
 
 
 def test_half_a_surrogate_pair_is_no_id() -> None:

@@ -3,34 +3,22 @@
 import asyncio
 import json
 import re
-from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
 import pytest
 import schemathesis
 from jsonschema_rs import Draft202012Validator
-from starlette.applications import Starlette
 from starlette.routing import Match, Route
 
-from deployments.ingress import Ingress
 from deployments.messages import ModelInfo
 from deployments.protocols.openapi.document import document
 from deployments.protocols.openapi.parts import PICTURE, STATIC
 from tests.unit.bytes_plane import BytesPlane, expected_predictions, info
+from tests.unit.ingress_app import service
 
 # Of the document itself.
 UNDOCUMENTED = {"/openapi.json", "/docs", "/docs/docs.js", "/docs/docs.css", "/docs/heart.jpg"}
-
-
-class StartingPlane(BytesPlane):
-    def start(self) -> None:
-        """Nothing has to be awaited."""
-
-
-def service(plane: BytesPlane | None = None) -> Starlette:
-    """The real Ingress' own application, in front of bytes."""
-    return Ingress.__serve_build_asgi_app__(cast("Any", SimpleNamespace(plane=plane or StartingPlane())))
 
 
 def send(method: str, path: str, root_path: str = "", **request: Any) -> httpx.Response:
@@ -188,7 +176,7 @@ def test_the_picture_is_a_small_photograph_that_is_classified() -> None:
 
 def test_the_models_are_the_choice_and_the_first_warm_one_with_encoded_images_is_the_example() -> None:
     models = {"late": None, "tensors": info("tensors", 1, ("INPUT",)), "shapes": info("shapes", 3)}
-    (model, version, _) = api_of(models)["paths"]["/v2/models/{model}/versions/{version}/infer"]["post"]["parameters"]
+    (model, version, *_) = api_of(models)["paths"]["/v2/models/{model}/versions/{version}/infer"]["post"]["parameters"]
     assert (model["schema"]["enum"], model["example"]) == (["late", "tensors", "shapes"], "shapes")
     assert version["example"] == "3"
 

@@ -15,6 +15,7 @@ from google.protobuf.json_format import ParseDict
 
 from deployments.errors import BadRequest, ModelNotReady
 from deployments.messages import DataPlane, ModelInfo
+from deployments.protocols.authentication import admit_rpc
 from deployments.protocols.generated import inference_pb2 as pb
 from deployments.protocols.json_bodies import quoted
 from deployments.protocols.oip import contract
@@ -28,7 +29,19 @@ from deployments.protocols.oip.inference import (
     check_names,
     infer,
 )
-from deployments.protocols.rpc import Context, Rpcs, check_size, details_of, refused, rpc, unserved, visible
+from deployments.protocols.patience import Patience
+from deployments.protocols.rpc import (
+    Context,
+    Rpcs,
+    check_size,
+    details_of,
+    patience_with,
+    refused,
+    rpc,
+    timed_rpc,
+    unserved,
+    visible,
+)
 from deployments.protocols.tensors import OUTPUTS
 
 Item = TypeVar("Item")
@@ -90,22 +103,24 @@ class InferenceRpcs(Rpcs):
         models = contract.repository_index(self.plane.ready_models(), ready_only=request.ready)
         return ParseDict({"models": models}, pb.RepositoryIndexResponse())
 
-    @rpc(pb.ModelInferResponse)
-    async def ModelInfer(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-        return await _infer(self.plane, request)
+    @timed_rpc(pb.ModelInferResponse)
+    async def ModelInfer(self, request: pb.ModelInferRequest, patience: Patience) -> pb.ModelInferResponse:
+        return await _infer(self.plane, request, patience)
 
     async def ModelStreamInfer(
         self, request: AsyncIterator[pb.ModelInferRequest], grpc_context: Context
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         """Answers in the order of the requests, of which some are worked on at the same time.
 
-        The error of a request is its answer's error_message, and the stream goes on.
+        The error of a request is its answer's error_message, and the stream goes on. The timeout in the metadata of the
+        stream is that of each request.
         """
 
         async def answer(one: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
             try:
+                admit_rpc(self.access, "ModelStreamInfer", grpc_context)
                 check_size(one, self.plane.limits)
-                response = await _infer(self.plane, one)
+                response = await _infer(self.plane, one, patience_with(grpc_context, self.plane.limits))
             except Exception as error:
                 response = pb.ModelInferResponse(model_name=one.model_name, id=one.id)
                 return pb.ModelStreamInferResponse(
@@ -116,6 +131,8 @@ class InferenceRpcs(Rpcs):
             return pb.ModelStreamInferResponse(infer_response=response)
 
         try:
+            # Each request of the stream counts, and the stream itself does not.
+            admit_rpc(self.access, "ModelStreamInfer", grpc_context, requests=0)
             async with aclosing(_in_order(request, answer, STREAM_AHEAD)) as answers:
                 async for response in answers:
                     yield response
@@ -135,7 +152,7 @@ class InferenceRpcs(Rpcs):
     LogSettings = unserved("LogSettings", pb.LogSettingsResponse)
 
 
-async def _infer(plane: DataPlane, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+async def _infer(plane: DataPlane, request: pb.ModelInferRequest, patience: Patience) -> pb.ModelInferResponse:
     info = plane.info_of(request.model_name, request.model_version or None)
     timeout_us = _number(request.parameters, "timeout")
     # One more than there are is refused, whatever the others are.
@@ -146,7 +163,7 @@ async def _infer(plane: DataPlane, request: pb.ModelInferRequest) -> pb.ModelInf
         id=request.id,
         timeout_s=timeout_us / 1e6 if timeout_us else None,
     )
-    return _rendered(await infer(plane, info, parsed))
+    return _rendered(await infer(plane, info, parsed, patience.left_s(parsed.timeout_s)))
 
 
 def _input(plane: DataPlane, info: ModelInfo, request: pb.ModelInferRequest) -> Tensor:

@@ -42,7 +42,7 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """No `outputs` means all. `timeout_s` is the client's, or None."""
+    """No `outputs` means all. `timeout_s` is the parameter of that name, or None."""
 
     inputs: Sequence[Tensor]
     outputs: Sequence[RequestedOutput] = ()
@@ -60,12 +60,15 @@ class InferResponse:
     outcomes: Sequence[Answer] = field(default=())
 
 
-async def infer(plane: DataPlane, info: ModelInfo, request: InferRequest) -> InferResponse:
-    """Raises BadRequest for a request that does not fit the model, or the error of its first image that failed."""
+async def infer(plane: DataPlane, info: ModelInfo, request: InferRequest, left_s: float) -> InferResponse:
+    """Raises BadRequest for a request that does not fit the model, or the error of its first image that failed.
+
+    `left_s`: seconds until the caller's deadline, with the request's own timeout.
+    """
     outputs = _checked_outputs(request.outputs, info)
     tensor = _only_input(request.inputs, info)
     images = images_from(cast("InputName", tensor.name), tensor.values, info)
-    answers = answers_of(await plane.classify(images, info, request.timeout_s))
+    answers = answers_of(await plane.classify(images, info, left_s))
     return InferResponse(info, request.id, [_render(output, answers, info) for output in outputs], answers)
 
 

@@ -99,7 +99,7 @@ async def _infer(plane: DataPlane, request: Request) -> Response:
     body = await read_body(request, plane.limits.max_body_bytes)
     parsed = parse_request(body, request.headers.get(HEADER), info, plane.check_count)
     admission_s = time.monotonic() - request.state.started
-    answer = await infer(plane, info, parsed.infer)
+    answer = await infer(plane, info, parsed.infer, request.state.patience.left_s(parsed.infer.timeout_s))
     record_stages(request, admission_s, answer.outcomes)
     return compress(render_response(answer, parsed.binary), request.headers.get("accept-encoding", ""))
 

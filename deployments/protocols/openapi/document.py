@@ -10,6 +10,7 @@ from deployments.messages import ModelInfo
 from deployments.protocols.oip.contract import server_metadata
 from deployments.protocols.openapi import huggingface, oip, predict, tfserving
 from deployments.protocols.openapi.parts import Models, Paths, Schemas, components
+from deployments.protocols.openapi.security import ask_for_keys
 
 # In the order of the page.
 FAMILIES: Final = (predict, oip, tfserving, huggingface)
@@ -17,13 +18,13 @@ DESCRIPTION: Final = """Image classification: encoded images in, labels out. Eve
 Server-Timing; every error is JSON with error, code and request_id."""
 
 
-def document(models: Mapping[str, ModelInfo | None], root_path: str = "") -> bytes:
+def document(models: Mapping[str, ModelInfo | None], root_path: str = "", *, asks_for_keys: bool = False) -> bytes:
     """As JSON. `root_path` is what the service's own paths are below; models that are warm appear in the examples."""
-    return _document(Models.of(models), root_path)
+    return _document(Models.of(models), root_path, asks_for_keys)
 
 
 @lru_cache(maxsize=8)
-def _document(models: Models, root_path: str) -> bytes:
+def _document(models: Models, root_path: str, asks_for_keys: bool) -> bytes:
     paths: Paths = {}
     schemas: Schemas = {}
     for family in FAMILIES:
@@ -36,4 +37,6 @@ def _document(models: Models, root_path: str) -> bytes:
         "paths": paths,
         "components": components(schemas),
     }
+    if asks_for_keys:
+        ask_for_keys(content)
     return orjson.dumps(content)

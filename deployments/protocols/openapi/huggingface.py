@@ -9,6 +9,7 @@ from deployments.protocols.openapi.parts import (
     NUMBER,
     PICTURE_BASE64,
     TEXT,
+    TIMEOUT,
     Models,
     Paths,
     Schemas,
@@ -36,7 +37,7 @@ def paths(models: Models) -> Paths:
         "Labels and scores for images",
         content({"anyOf": [reference("Scores"), a_list(reference("Scores"))]}),
         (*INFERENCE, 424),
-        parameters=[models.parameter("query"), models.version("query")],
+        parameters=[models.parameter("query"), models.version("query"), TIMEOUT],
         body=content(reference("Inputs"), **examples) | content(IMAGE, BYTES),
         description=DESCRIPTION,
     )

@@ -12,6 +12,7 @@ from deployments.protocols.openapi.parts import (
     OF_A_MODEL,
     PICTURE_BASE64,
     TEXT,
+    TIMEOUT,
     Models,
     Paths,
     Schema,
@@ -91,7 +92,7 @@ def _infer(name: str, models: Models, named: list[Schema]) -> Schema:
         "Probabilities and logits for a tensor of images",
         content(reference("InferResponse")) | content(BINARY, BYTES),
         INFERENCE,
-        parameters=[*named, header],
+        parameters=[*named, header, TIMEOUT],
         body=content(reference("InferRequest"), **_examples(models)),
         description=DESCRIPTION,
     )

@@ -41,9 +41,10 @@ HEADERS: Final = {
 }
 
 
-def routes(plane: DataPlane) -> list[Route]:
+def routes(plane: DataPlane, *, asks_for_keys: bool = False) -> list[Route]:
     async def openapi(request: Request) -> Response:
-        content = document(plane.ready_models(), request.scope.get("root_path", ""))
+        root_path = request.scope.get("root_path", "")
+        content = document(plane.ready_models(), root_path, asks_for_keys=asks_for_keys)
         return Response(content, media_type="application/json", headers={"Cache-Control": "no-cache"})
 
     return [Route("/openapi.json", openapi), _static("/docs", "index.html", "text/html"), *_files()]

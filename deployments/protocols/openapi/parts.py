@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deployments.messages import ModelInfo
+from deployments.protocols.patience import TIMEOUT_HEADER
 
 Schema = dict[str, Any]
 # Paths to methods to operations, and schemas by name.
@@ -91,6 +92,14 @@ def parameter(name: str, where: str, schema: Schema, description: str = "") -> S
     return {"name": name, "in": where, "required": where == "path", "schema": schema, **described}
 
 
+TIMEOUT: Final = parameter(
+    TIMEOUT_HEADER,
+    "header",
+    {"type": "number", "exclusiveMinimum": 0},
+    "Seconds from the arrival of the request, at most those of the service; the answer after that is 408.",
+)
+
+
 def content(schema: Schema, media_type: str = JSON, **examples: Any) -> Schema:
     """One media type with the examples of that name."""
     named = {"examples": {name: {"value": value} for name, value in examples.items()}} if examples else {}
@@ -127,9 +136,12 @@ HEADER_REFERENCES: Final = {name: {"$ref": f"#/components/headers/{name}"} for n
 
 def components(schemas: Schemas) -> Schema:
     error = an_object({"error": TEXT, "code": TEXT, "request_id": TEXT})
-    responses = {
-        str(status): {"description": text, "headers": HEADER_REFERENCES, "content": content(reference("Error"))}
-        for status, text in ERRORS.items()
-    }
     headers = {name: {**header, "schema": TEXT} for name, header in HEADERS.items()}
-    return {"schemas": {"Error": error, **schemas}, "responses": responses, "headers": headers}
+    return {"schemas": {"Error": error, **schemas}, "responses": responses(ERRORS), "headers": headers}
+
+
+def responses(errors: Mapping[int, str]) -> Schema:
+    return {
+        str(status): {"description": text, "headers": HEADER_REFERENCES, "content": content(reference("Error"))}
+        for status, text in errors.items()
+    }

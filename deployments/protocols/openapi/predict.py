@@ -12,6 +12,7 @@ from deployments.protocols.openapi.parts import (
     NUMBER,
     PICTURE_BASE64,
     TEXT,
+    TIMEOUT,
     Models,
     Paths,
     Schema,
@@ -42,7 +43,7 @@ def paths(models: Models) -> Paths:
         content({"anyOf": [reference("Predictions"), reference("Results"), reference("Logits")]})
         | content(TEXT, "application/x-ndjson"),
         (*INFERENCE, 424),
-        parameters=[models.parameter("query"), models.version("query"), top_k],
+        parameters=[models.parameter("query"), models.version("query"), top_k, TIMEOUT],
         body=_bodies(),
         description=DESCRIPTION,
     )

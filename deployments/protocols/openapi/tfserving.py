@@ -8,6 +8,7 @@ from deployments.protocols.openapi.parts import (
     OF_A_MODEL,
     PICTURE_BASE64,
     TEXT,
+    TIMEOUT,
     Models,
     Paths,
     Schema,
@@ -54,7 +55,7 @@ def _post(name: str, schema: str, models: Models, named: list[Schema]) -> Schema
         "Probabilities and logits" if is_predict else "Labels with their probabilities",
         content(reference("PredictResponse" if is_predict else "ClassifyResponse")),
         INFERENCE,
-        parameters=named,
+        parameters=[*named, TIMEOUT],
         body=content(reference(schema), **(_examples(is_predict) if models.example else {})),
         description=PREDICT if is_predict else "",
     )

@@ -16,7 +16,8 @@ from deployments.protocols.generated import tensorflow_pb2 as tf
 from deployments.protocols.generated import tensorflow_serving_pb2 as pb
 from deployments.protocols.json_bodies import quoted
 from deployments.protocols.oip.inference import check_names
-from deployments.protocols.rpc import Rpcs, rpc, unserved
+from deployments.protocols.patience import Patience
+from deployments.protocols.rpc import Rpcs, rpc, timed_rpc, unserved
 from deployments.protocols.tensors import answers_of, best, images_from, output_values
 from deployments.protocols.tfserving.signature import SIGNATURE, check_signature, signature_def_map
 from deployments.protocols.tfserving.tensor_proto import input_from, proto_of
@@ -32,8 +33,8 @@ METADATA_FIELD = "signature_def"
 class PredictionRpcs(Rpcs):
     """tensorflow.serving.PredictionService."""
 
-    @rpc(pb.PredictResponse)
-    async def Predict(self, request: pb.PredictRequest) -> pb.PredictResponse:
+    @timed_rpc(pb.PredictResponse)
+    async def Predict(self, request: pb.PredictRequest, patience: Patience) -> pb.PredictResponse:
         """PROBABILITIES and LOGITS as DT_FLOAT (N, classes), or what `output_filter` names of them."""
         info = _info(self.plane, request.model_spec)
         check_signature(request.model_spec.signature_name)
@@ -42,19 +43,19 @@ class PredictionRpcs(Rpcs):
             raise BadRequest(f"The model {info.name!r} takes exactly one input; the request has {len(request.inputs)}.")
         ((key, tensor),) = request.inputs.items()
         name, values = input_from(key, tensor, info, self.plane)
-        answers = answers_of(await self.plane.classify(images_from(name, values, info), info))
+        answers = answers_of(await self.plane.classify(images_from(name, values, info), info, patience.left_s()))
         return pb.PredictResponse(
             model_spec=_spec(info), outputs={output: proto_of(output_values(output, answers)) for output in outputs}
         )
 
-    @rpc(pb.ClassificationResponse)
-    async def Classify(self, request: pb.ClassificationRequest) -> pb.ClassificationResponse:
+    @timed_rpc(pb.ClassificationResponse)
+    async def Classify(self, request: pb.ClassificationRequest, patience: Patience) -> pb.ClassificationResponse:
         """All classes of each example with their probabilities, the most probable first."""
         info = _info(self.plane, request.model_spec)
         check_signature(request.model_spec.signature_name)
         check_names(["IMAGE"], info)
         images = _images(request.input, self.plane)
-        answers = answers_of(await self.plane.classify(images, info))
+        answers = answers_of(await self.plane.classify(images, info, patience.left_s()))
         result = pb.ClassificationResult(classifications=[_classes(answer) for answer in answers])
         return pb.ClassificationResponse(model_spec=_spec(info), result=result)
 

@@ -1,0 +1,29 @@
+"""The real Ingress' own application, in front of bytes: HTTP without a graph behind."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from starlette.applications import Starlette
+
+from deployments.access import AccessControl
+from deployments.ingress import Ingress
+from deployments.settings import Access, Pages
+from tests.unit.bytes_plane import BytesPlane
+
+
+class StartingPlane(BytesPlane):
+    # Everything is admitted.
+    door = None
+
+    def start(self) -> None:
+        """Nothing has to be awaited."""
+
+
+def service(
+    plane: BytesPlane | None = None, pages: Pages | None = None, access: AccessControl | None = None
+) -> Starlette:
+    """Needs a running event loop if the keys of `access` are in a file, which is followed."""
+    ingress = SimpleNamespace(
+        plane=plane or StartingPlane(), _pages=pages or Pages(), access=access or AccessControl(Access())
+    )
+    return Ingress.__serve_build_asgi_app__(cast("Any", ingress))
