@@ -65,6 +65,7 @@ ARG CPU_CONFIGS="configs/dev.yaml"
 USER 10001:10001
 RUN for config in ${CPU_CONFIGS}; do python -m scripts.prepare "${config}" || exit 1; done
 EXPOSE 8000 9000
+# configs/dev.yaml serves everybody who reaches the container: publish its ports on 127.0.0.1 alone.
 CMD ["python", "-m", "scripts.serve", "configs/dev.yaml"]
 
 
@@ -83,4 +84,5 @@ RUN for config in ${GPU_CONFIGS}; do \
         && rm /tmp/on-cpu.yaml || exit 1; \
     done
 EXPOSE 8000 9000
+# configs/dev.yaml serves everybody who reaches the container: publish its ports on 127.0.0.1 alone.
 CMD ["python", "-m", "scripts.serve", "configs/gpu.yaml"]

@@ -4,7 +4,11 @@ CONFIG ?= configs/local.yaml
 BENCH ?= overhead preprocess engines serve compare
 BIN := .venv/bin
 
-.PHONY: help setup serve test test-nodes check lint model bench bench-autoscale proto
+# Of `make soak`, and of each target of `make fuzz`.
+MINUTES ?= 30
+SECONDS ?= 60
+
+.PHONY: help setup serve test test-nodes chaos soak fuzz check lint model bench bench-autoscale bench-overload proto
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '  make %-15s %s\n' "$$target" "$$text"; done
@@ -21,11 +25,22 @@ endif
 serve: setup ## serve CONFIG (default configs/local.yaml) on 127.0.0.1:8000 until Ctrl-C
 	@$(BIN)/python -m scripts.serve $(CONFIG)
 
+# Those on a cluster one after the other, since they share its ports; each of the others needs nothing but itself.
 test: setup ## run the tests, those on a local Ray cluster included
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 tests/unit tests/fuzz
+	@$(BIN)/python -m pytest tests/commands tests/conformance tests/graph tests/chaos tests/soak
 
 test-nodes: setup ## run configs/gpu.yaml on several nodes of this machine, one of which dies (two minutes)
 	@$(BIN)/python -m pytest tests/nodes
+
+chaos: setup ## kill and change every part of the service under load, and count what its clients see (ten minutes)
+	@$(BIN)/python -m benchmarks.chaos
+
+soak: setup ## mixed traffic, faults and kills for MINUTES (default 30): nothing lost, nothing wrong, nothing leaked
+	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
+
+fuzz: setup ## feed the parsers and decoders with bytes, SECONDS (default 60) for each
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 check: setup ## report what ruff, mypy and the strict config check find
 	@$(BIN)/ruff check .
@@ -47,6 +62,10 @@ bench: setup ## measure all of BENCH: costs, engines, decoders, latency, other s
 
 bench-autoscale: setup ## measure a step of load under LatencyPolicy and under Serve's own rule (12 minutes)
 	@$(BIN)/python -m benchmarks.autoscale
+
+bench-overload: setup ## offer Aperture and other servers up to four times what they can do, and large bodies (half an hour)
+	@$(BIN)/python -m benchmarks.overload
+	@$(BIN)/python -m benchmarks.large_bodies
 
 proto: setup ## generate the gRPC messages and stubs from proto/
 	@$(BIN)/python -m scripts.generate_protos

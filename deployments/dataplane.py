@@ -197,7 +197,7 @@ class ServeDataPlane:
         except ApertureError as refusal:
             return refusal
         except BackPressureError:
-            return Overloaded("The service has more requests than it can answer in time; try again.")
+            return Overloaded("The service has more requests than it can answer in time; try again.", DESCRIBE_RETRY_S)
         except Exception:
             logger.exception("An image of request %s failed", self._request_id())
             return InferenceFailed("The image could not be classified because of an internal error.")

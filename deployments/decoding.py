@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from deployments.decode_cost import is_short
 from deployments.decoder_process import NOT_DECODED, DecoderProcess, Lost
 from deployments.errors import ApertureError, CorruptImage, DeadlineExceeded, InferenceFailed
-from deployments.imaging import OUT_OF_MEMORY, preprocess, warm_up
+from deployments.imaging import OUT_OF_MEMORY, begins_like_an_image, preprocess, warm_up
 from deployments.messages import Pixels
 from deployments.metrics import count_dropped
 from deployments.settings import Limits, PreprocessingSpec
@@ -81,7 +81,7 @@ class Decoders:
         What has expired when its turn comes is dropped, and what its caller no longer waits for is dropped or stopped.
         """
         job = _Job(image, spec, deadline)
-        if not isinstance(image, bytes) or is_short(image, spec):
+        if not isinstance(image, bytes) or is_short(image, spec) or not begins_like_an_image(image):
             future = self._short.submit(self._in_turn, job, self._here)
         else:
             future = self._long.submit(self._in_turn, job, self._elsewhere)

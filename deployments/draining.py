@@ -60,12 +60,14 @@ class DrainRate:
         self._in_hand -= cost
         if self._in_hand < 1e-6:  # Costs are sums of floats.
             self._in_hand = 0.0
+            self._pressed = -math.inf  # From here on it has less to do than it could.
 
     def answer(self, cost: float, now: float) -> None:
-        self.leave(cost, now)
+        self._advance(now)
         self._drained += cost
         self._last = now
         self._learn(now)
+        self.leave(cost, now)
 
     def press(self, now: float) -> None:
         """Something was refused, or missed its deadline: there is more than enough to do."""

@@ -144,7 +144,7 @@ def open_checked(data: bytes, limits: Limits) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as err:
         raise TooManyPixels(f"The image takes more than the {limits.max_pixels} pixels that are allowed.") from err
     except UnidentifiedImageError as err:
-        if _begins_like_an_image(data):  # Pillow makes no difference.
+        if begins_like_an_image(data):  # Pillow makes no difference.
             raise CorruptImage("The header of the image is corrupt, or of a kind that is not supported.") from err
         raise UnsupportedFormat(f"The data is not an image in one of {', '.join(ALLOWED_FORMATS)}.") from err
     except MemoryError:
@@ -234,7 +234,8 @@ def _scale_transparent_colour(picture: Image.Image, depth: int) -> None:
         picture.info["transparency"] = tuple(value >> 8 for value in colour)
 
 
-def _begins_like_an_image(data: bytes) -> bool:
+def begins_like_an_image(data: bytes) -> bool:
+    """Whether any decoder would look further; without `warm_up` before, not all of them are asked."""
     openers = (Image.OPEN[name] for name in ALLOWED_FORMATS)
     return any(accept(data[:16]) for _, accept in openers if accept)
 

@@ -45,7 +45,7 @@ class Admission(Frozen):
     """
 
     max_images: Positive = 512
-    # Of bodies that are being read and images that are not decoded yet.
+    # Of bodies, and images that came otherwise, until they are answered.
     max_bytes: Positive = 256 * 2**20
     # Of images that are not decoded yet, by their headers.
     max_megapixels: Positive = 2_000

@@ -5,6 +5,7 @@ The first byte or bytes choose among settings where there are some, so that a fu
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Final
 
@@ -94,7 +95,7 @@ def tensor_proto(data: bytes) -> None:
 def tf_json(data: bytes) -> None:
     """Bodies of TensorFlow Serving's REST API."""
     with contextlib.suppress(ApertureError):
-        asyncio.run(tf_rest.parse_predict(data, PLANE, INFO))
+        _loop().run_until_complete(tf_rest.parse_predict(data, PLANE, INFO))
     with contextlib.suppress(ApertureError):
         tf_rest.parse_classify(data, PLANE, INFO)
 
@@ -103,7 +104,7 @@ def multipart(data: bytes) -> None:
     """A body of multipart/form-data; the first byte is the content type."""
     content_type = CONTENT_TYPES[data[0] % 3] if data else ""
     with contextlib.suppress(ApertureError):
-        asyncio.run(files_in(content_type, data[1:]))
+        _loop().run_until_complete(files_in(content_type, data[1:]))
 
 
 def json_bodies(data: bytes) -> None:
@@ -129,6 +130,12 @@ TARGETS: Final[dict[str, Target]] = {
         *(header, decoder, oip_binary, oip_json, oip_proto, tensor_proto, tf_json, multipart, json_bodies, codings),
     )
 }
+
+
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One for all inputs, since making one takes longer than most of them."""
+    return asyncio.new_event_loop()
 
 
 def prepare() -> None:

@@ -69,6 +69,17 @@ def test_what_has_a_model_to_itself_is_let_in_whatever_the_rate_was() -> None:
         pass
 
 
+def test_a_light_load_does_not_make_a_model_look_slower_than_it_was_under_a_heavy_one() -> None:
+    admitted, clock = admission()
+    teach(admitted, clock, per_s=100)
+    for _ in range(100):  # One at a time, of which each takes a tenth of a second.
+        with admitted.work("model", 1.0, [0.0], 0) as (place,):
+            clock.now += 0.1
+            place.end(answered=True)
+    with admitted.work("model", 1.0, [0.0], 0), admitted.work("model", 1.0, [0.0] * 50, 0):
+        pass
+
+
 def test_each_model_has_a_rate_of_its_own() -> None:
     admitted, clock = admission()
     teach(admitted, clock, per_s=1, model="other")
@@ -201,8 +212,10 @@ def test_whatever_requests_do_nothing_is_left_in_hand() -> None:
                     "model", rng.uniform(0.01, 9), [rng.uniform(0, 50)] * rng.randrange(9), 40
                 ) as places:
                     for place in places:
-                        rng.choice([place.decoded, lambda: None])()
-                        rng.choice([place.end, lambda p=place: p.end(answered=True), lambda: None])()
+                        if rng.random() < 0.5:
+                            place.decoded()
+                        if rng.random() < 0.6:
+                            place.end(answered=rng.random() < 0.5)
                     raise rng.choice([ValueError, DeadlineExceeded])("an end")
         except (Overloaded, ValueError, DeadlineExceeded):
             pass

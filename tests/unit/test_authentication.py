@@ -152,6 +152,7 @@ ACCEPTED = [
 REFUSED = [
     {"Authorization": "classify"},
     {"Authorization": "Bearer"},
+    {"Authorization": "Token classify"},
     {"Authorization": "Basic " + base64.b64encode(b"classify").decode()},
     {"Authorization": "Bearer classify", "x-api-key": "wrong"},
     {"Authorization": "Bearer classify classify"},

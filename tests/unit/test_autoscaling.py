@@ -375,7 +375,9 @@ def test_the_preprocessor_reports_its_threads_as_runners_of_batches_of_one() -> 
         Image.new("RGB", (64, 64)).save(file, "PNG")
         await preprocessor.preprocess([(file.getvalue(), 30.0), (b"no image", 30.0)], PreprocessingSpec())
         await preprocessor.preprocess([(file.getvalue(), 30.0)], PreprocessingSpec())
-        return await preprocessor.record_autoscaling_stats()
+        figures = await preprocessor.record_autoscaling_stats()
+        preprocessor.close()
+        return figures
 
     figures = asyncio.run(ask())
     assert set(figures) == set(FIGURES)

@@ -17,7 +17,14 @@ from PIL import Image
 
 from deployments import decoding
 from deployments.decoding import Decoded, Decoders
-from deployments.errors import ApertureError, CorruptImage, DeadlineExceeded, DecodeTimedOut, InferenceFailed
+from deployments.errors import (
+    ApertureError,
+    CorruptImage,
+    DeadlineExceeded,
+    DecodeTimedOut,
+    InferenceFailed,
+    UnsupportedFormat,
+)
 from deployments.imaging import preprocess
 from deployments.settings import Limits, PreprocessingSpec
 from tests.awaiting import await_condition
@@ -121,10 +128,12 @@ def test_an_image_has_the_same_result_wherever_it_is_decoded(decoders: Decoders,
         np.testing.assert_array_equal(outcome, preprocess(FILES[what], spec, Limits()))
 
 
-def test_ordinary_photographs_and_arrays_need_no_process() -> None:
+def test_ordinary_photographs_arrays_and_what_is_no_image_need_no_process() -> None:
     decoders = Decoders(Limits(), threads=1)
     for what in ("JPEG", "JPEG, progressive", "PNG", "PNG, alpha"):
         assert isinstance(decoded(decoders, FILES[what]).outcome, np.ndarray)
+    for what in ("nothing", "a text"):
+        assert isinstance(decoded(decoders, FILES[what]).outcome, UnsupportedFormat)
     pixels = np.zeros((20, 30, 3), np.uint8)
     outcome = asyncio.run(decoders.preprocess(pixels, SPEC, time.monotonic() + LONG_S)).outcome
     np.testing.assert_array_equal(outcome, np.zeros((56, 56, 3)))

@@ -1,7 +1,6 @@
 """The door in front of bodies: what cannot be done is refused unread, and nothing that was let in stays in hand."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -206,14 +205,14 @@ def test_a_client_that_leaves_gives_back_what_it_held(at_the_edge: bool) -> None
         {"type": "http.request", "body": b"half of", "more_body": True},
         {"type": "http.disconnect"},
     ]
-    held = []
+    held: list[object] = []
 
     async def receive() -> Message:
         held.append(service.admission.bytes)
         return incoming.pop(0)
 
     async def respond(message: Message) -> None:
-        held.append(json.dumps(message))
+        held.append(message)
 
     headers = [(b"content-length", b"500")]
     scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": headers}

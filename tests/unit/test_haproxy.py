@@ -153,6 +153,14 @@ def test_what_cannot_be_sent_again_is_answered_503_with_retry_after() -> None:
     assert_unavailable(asyncio.run(run()))
 
 
+def test_a_larger_buffer_lets_no_longer_headers_in() -> None:
+    async def run(length: int) -> int:
+        async with server(answer) as port, haproxy([port]) as (url, _), httpx.AsyncClient(timeout=SOON_S) as client:
+            return (await client.get(url, headers={"x-long": "y" * length})).status_code
+
+    assert (asyncio.run(run(10_000)), asyncio.run(run(20_000))) == (200, 431)
+
+
 def test_no_server_at_all_is_503_with_retry_after() -> None:
     async def run() -> httpx.Response:
         async with haproxy([free_port()]) as (url, _), httpx.AsyncClient(timeout=SOON_S) as client:
