@@ -39,6 +39,9 @@ Outcome = asyncio.Future[Timed[Logits]]
 
 # How long an idle replica goes without a blank image. It costs what an image costs: 0.5 % of a core at 50 ms.
 IDLE_CHECK_S = 10.0
+# A batch that takes as long as so many full ones has hung, whatever hang_timeout_s says: a full batch of a large model
+# on a CPU takes seconds, and several times that when others want its cores.
+HANG_BATCHES = 10
 
 
 class Classifier:
@@ -64,7 +67,8 @@ class Classifier:
         self._blank: Pixels = np.zeros((side, side, 3), np.uint8)
         self._blank_run: asyncio.Task[None] | None = None
         self._last_success = 0.0  # time.monotonic()
-        self._watchdog = Watchdog(settings.hang_timeout_s)
+        self._hang_timeout_s = max(settings.hang_timeout_s, HANG_BATCHES * self._full_batch_s())
+        self._watchdog = Watchdog(self._hang_timeout_s)
         logger.info("Model %s is warm: %s", settings.name, self._info)
         # Serve's production profile writes the log in blocks of 1000 lines; how the model was chosen is wanted now.
         for handler in logger.handlers:
@@ -146,6 +150,11 @@ class Classifier:
         except InferenceFailed:
             end_process("the engine failed on a blank image, too.")
 
+    def _full_batch_s(self) -> float:
+        started = time.monotonic()
+        self._engine.infer([self._blank] * self._settings.max_batch_size)
+        return time.monotonic() - started
+
     async def _run_blank(self) -> None:
         """One at a time, for all who want to know. Raises InferenceFailed."""
         if self._blank_run is None or self._blank_run.done():
@@ -155,7 +164,7 @@ class Classifier:
     async def _submit_blank(self) -> None:
         # What is refused or dropped under load has not failed.
         with suppress(Overloaded, DeadlineExceeded):
-            await self._gate.submit(self._blank, deadlines.after(self._settings.hang_timeout_s))
+            await self._gate.submit(self._blank, deadlines.after(self._hang_timeout_s))
 
     @serve.batch(max_batch_size=1, batch_wait_timeout_s=0.0)
     async def _collect(self, calls: list[list[Job]]) -> list[list[Outcome]]:

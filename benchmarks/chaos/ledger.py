@@ -16,6 +16,8 @@ OUTCOMES: tuple[Outcome, ...] = ("answered", "refused", "lost", "wrong", "other"
 # An answer that takes longer is not as before: without a fault they take some hundredths, and when others use the same
 # two cores, now and then a second.
 SLOW_S = 2.0
+# HAProxy ends a moment after its manager.
+AFTERWARDS_S = 0.5
 EXAMPLES = 5
 
 
@@ -60,9 +62,13 @@ class Ledger:
         ]
 
     def in_flight_at_faults(self) -> int:
-        """Requests that were lost while a fault happened: sent before it, and no answer since."""
+        """Requests that were lost when a process died that had them, within AFTERWARDS_S of a fault."""
         return sum(
-            entry.outcome == "lost" and any(entry.due <= fault <= entry.ended for fault in self.faults)
+            entry.outcome == "lost"
+            and any(
+                entry.due <= fault + AFTERWARDS_S and fault <= entry.ended <= fault + 2 * AFTERWARDS_S
+                for fault in self.faults
+            )
             for entry in self.entries
         )
 

@@ -83,7 +83,8 @@ class ModelSettings(Frozen):
     outputs: Annotated[tuple[OutputName, ...], Field(min_length=1)] = ("PROBABILITIES", "LOGITS")
     # Batches are warmed up to this size; `user_config` may lower it while the model serves.
     max_batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
-    # A batch that runs longer has hung: its replica ends itself, and another one takes its place.
+    # A batch that runs longer, and longer than ten full ones did when the replica started, has hung: its replica ends
+    # itself, and another one takes its place.
     hang_timeout_s: PositiveFloat = 5.0
     # Intra-op threads of the engine on a CPU; by default the whole cores of the replica's num_cpus, at least one.
     # Serve's num_cpus itself reserves cores but limits nothing.

@@ -34,7 +34,7 @@ class Limits(Frozen):
     request_timeout_s: PositiveFloat = 30.0
     # For requests that ask for nothing; null: request_timeout_s.
     default_timeout_s: PositiveFloat | None = None
-    # Of one image; a decoder that takes longer is stopped.
+    # Of CPU time, for one image; a decoder that takes longer is stopped.
     decode_timeout_s: PositiveFloat = 5.0
 
 
