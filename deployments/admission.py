@@ -164,6 +164,9 @@ class Visit:
         arrived_bytes = self.arrived_bytes + more_bytes
         if not self._admission.has_room(max(0, arrived_bytes - self.bytes), self.bytes):
             self.refusal = self._admission.full()
+            # At once, or all who come before it has gone would be refused for what it held.
+            self.stop_reading()
+            self._hold(0)
             return False
         self.arrived_bytes = arrived_bytes
         self._hold(max(self.bytes, arrived_bytes))

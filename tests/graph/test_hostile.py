@@ -101,11 +101,9 @@ MALFORMED = {
     "a request line of 1 MB": request(line=b"GET /" + b"a" * 2**20 + b" HTTP/1.1"),
     "a method of 100 KB": request(line=b"A" * 100_000 + b" / HTTP/1.1"),
     "no version": request(line=b"GET /predict"),
-    "an unknown version": request(line=b"GET /v2 HTTP/9.9"),
     "a null byte in the path": request(line=b"GET /v2/models/sha\0pes HTTP/1.1"),
     "a null byte in a header": request(b"x-a: a\0b", line=b"GET /v2 HTTP/1.1"),
     "a null byte in a header's name": request(b"x\0: a", line=b"GET /v2 HTTP/1.1"),
-    "a line break alone before a header": request(b"x-a: b\n x-c: d", b" : e", line=b"GET /v2 HTTP/1.1"),
     "two lengths": request(b"Content-Length: 5", b"Content-Length: 6", body=b"aaaaaa"),
     "a list of lengths": request(b"Content-Length: 5, 6", body=b"aaaaaa"),
     "a negative length": request(b"Content-Length: -1"),
@@ -190,7 +188,7 @@ def test_names_that_are_none_find_nothing(graph: Graph, path: str) -> None:
     head = b"POST " + path.encode() + b" HTTP/1.1"
     answer = answer_to(graph.address, request(b"Content-Length: %d" % len(STAR), line=head, body=STAR))
     # Of parameters that nobody knows, nothing is asked.
-    expected = (200,) if "a=b" in path else (400, 404, 405, 414)
+    expected = (200,) if "?a=b" in path else (400, 404, 405, 414)
     assert [status in expected for status in statuses(answer)] == [True]
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"root:" not in body

@@ -1,6 +1,7 @@
 """What an admission lets in and refuses, and that everything in hand is given back however a request ends."""
 
 import random
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import pytest
@@ -154,6 +155,18 @@ def test_bytes_that_nobody_announced_are_counted_as_they_come() -> None:
     with admitted.enter("model", 10.0, 6 * MEGABYTE), admitted.enter("model", 10.0) as visit:
         assert [visit.arrive(MEGABYTE) for _ in range(5)] == [True] * 4 + [False]
         assert visit.refusal is not None
+    assert is_empty(admitted)
+
+
+def test_of_many_bodies_that_grow_together_as_many_come_through_as_fit() -> None:
+    admitted, _ = admission(max_bytes=64 * MEGABYTE)
+    with ExitStack() as ended:
+        visits = [ended.enter_context(admitted.enter("model", 60.0)) for _ in range(60)]
+        for _ in range(10):
+            for visit in visits:
+                if visit.refusal is None:
+                    visit.arrive(MEGABYTE)
+        assert sum(visit.refusal is None for visit in visits) == 6
     assert is_empty(admitted)
 
 
