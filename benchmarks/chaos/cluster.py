@@ -5,6 +5,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -78,7 +79,9 @@ async def ask(endpoints: Endpoints) -> list[Question]:
 
 async def _asked(client: httpx.AsyncClient, model: str, picture: bytes) -> Question:
     parameters: dict[str, str | int] = {"model": model, "top_k": 1000}
-    response = (await client.post("/predict", params=parameters, content=picture)).raise_for_status()
+    response = await client.post("/predict", params=parameters, content=picture)
+    if response.status_code != HTTPStatus.OK:
+        raise RuntimeError(f"A question has no answer: {response.status_code} {response.text}")
     # In the order of the model's classes, as tensor protocols have them.
     predictions = sorted(response.json()["predictions"], key=lambda each: int(each["index"]))
     return Question(picture, {each["label"]: each["probability"] for each in predictions})

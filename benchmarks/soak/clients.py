@@ -53,13 +53,27 @@ async def _exchange(
             if connection is not None and not connection.is_open:
                 connection.close()
                 connection = None
-            connection = connection or await Connection.open(target)
-            response = await connection.exchange(target.encode(asked.body))
+            connection, response = await _answer(connection, target, asked.body)
     except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError) as err:
         if connection is not None:
             connection.close()
         return None, ("lost", repr(err))
     return connection, _judged(response, asked, way, questions)
+
+
+async def _answer(connection: Connection | None, target: Target, body: bytes) -> tuple[Connection, Response]:
+    """On the connection that is there, or on a new one. As curl does it, what is sent on one that was idle, and that the
+    server closes without a byte, is sent once more: it may have been closed before the request came."""
+    request = target.encode(body)
+    if connection is not None:
+        try:
+            return connection, await connection.exchange(request)
+        except (ConnectionError, asyncio.IncompleteReadError) as err:
+            connection.close()
+            if isinstance(err, asyncio.IncompleteReadError) and err.partial:
+                raise
+    connection = await Connection.open(target)
+    return connection, await connection.exchange(request)
 
 
 def _judged(response: Response, asked: Asked, way: Way, questions: Sequence[Question]) -> Judgement:

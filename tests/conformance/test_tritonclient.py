@@ -211,4 +211,5 @@ def test_a_timeout_that_cannot_be_met_is_said_so(triton: Triton) -> None:
         triton.infer("IMAGE", images, timeout=1000)  # Microseconds.
     status = caught.value.status()
     assert status == ("408" if triton.transport == "http" else "StatusCode.DEADLINE_EXCEEDED"), caught.value
-    assert "0.001 s" in caught.value.message()
+    # Whichever notices first: what waits for the answer, or what is about to begin.
+    assert "0.001 s" in caught.value.message() or "deadline" in caught.value.message()

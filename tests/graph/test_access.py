@@ -152,7 +152,7 @@ def test_tritons_grpc_client_sends_a_key_with_calls_and_streams(guarded: Guarded
         for sent, refused in ((headers, False), (named, True)):
             # Its own, since what stops a stream is reported to it as well.
             answers: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
-            client.start_stream(lambda *answer, put=answers.put: put(answer), headers=sent)
+            client.start_stream(lambda result, error, put=answers.put: put((result, error)), headers=sent)
             # A stream that has been refused already takes nothing.
             with suppress(InferenceServerException):
                 client.async_stream_infer("colours", [image_input(tritonclient.grpc)])
