@@ -62,8 +62,8 @@ async def _exchange(
 
 
 async def _answer(connection: Connection | None, target: Target, body: bytes) -> tuple[Connection, Response]:
-    """On the connection that is there, or on a new one. As curl does it, what is sent on one that was idle, and that the
-    server closes without a byte, is sent once more: it may have been closed before the request came."""
+    """On the connection that is there, or on a new one. As curl does it, what is sent on one that was idle, and that
+    the server closes without a byte, is sent once more: it may have been closed before the request came."""
     request = target.encode(body)
     if connection is not None:
         try:

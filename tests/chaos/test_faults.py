@@ -2,8 +2,6 @@
 
 import asyncio
 
-import pytest
-
 from benchmarks.chaos.changes import all_changes, broken_configs
 from benchmarks.chaos.kills import kill_each
 from benchmarks.chaos.ledger import Ledger
@@ -30,9 +28,9 @@ def test_replicas_versions_and_user_config_change_and_no_answer_is_lost(stage: S
     assert_nothing_lost(ledger)
 
 
-@pytest.mark.parametrize("scenario", broken_configs(), ids=lambda scenario: scenario.name)
-def test_a_broken_config_leaves_the_old_one_serving(stage: Stage, scenario: Scenario) -> None:
-    ledger = played(scenario, stage)
+def test_a_broken_config_leaves_the_old_one_serving(stage: Stage) -> None:
+    # The first of them; `make chaos` plays the others, which take half a minute each.
+    ledger = played(broken_configs()[0], stage)
     assert_nothing_lost(ledger)
 
 
