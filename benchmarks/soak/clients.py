@@ -55,8 +55,6 @@ async def _exchange(
                 connection = None
             connection, response = await _answer(connection, target, asked.body)
     except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError) as err:
-        if connection is not None:
-            connection.close()
         return None, ("lost", repr(err))
     return connection, _judged(response, asked, way, questions)
 
@@ -68,12 +66,21 @@ async def _answer(connection: Connection | None, target: Target, body: bytes) ->
     if connection is not None:
         try:
             return connection, await connection.exchange(request)
-        except (ConnectionError, asyncio.IncompleteReadError) as err:
+        except ConnectionError:
             connection.close()
-            if isinstance(err, asyncio.IncompleteReadError) and err.partial:
+        except asyncio.IncompleteReadError as err:
+            connection.close()
+            if err.partial:
                 raise
+        except BaseException:
+            connection.close()
+            raise
     connection = await Connection.open(target)
-    return connection, await connection.exchange(request)
+    try:
+        return connection, await connection.exchange(request)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _judged(response: Response, asked: Asked, way: Way, questions: Sequence[Question]) -> Judgement:
