@@ -6,14 +6,12 @@ from typing import Any
 
 import grpc
 import pytest
-import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ray import serve
 
 from tests.awaiting import await_condition
 from tests.local_graph import (
     DEPLOY_TIMEOUT_S,
-    ROOT,
     Graph,
     deploy,
     graph_config,
@@ -32,42 +30,13 @@ def change_model(**settings: Any) -> Change:
     return change
 
 
-def shorten_labels(application: Application, tmp_path: Path) -> None:
-    """The bundled weights with a model.yaml that has lost two labels."""
-    (source,) = (ROOT / "models/shapes").iterdir()
-    manifest = yaml.safe_load((source / "model.yaml").read_text())
-    manifest["labels"] = manifest["labels"][:8]
-    version = tmp_path / "1"
-    version.mkdir()
-    (version / "model.yaml").write_text(yaml.safe_dump(manifest))
-    (version / manifest["weights"]).symlink_to(source / manifest["weights"])
-    change_model(path=str(tmp_path))(application, tmp_path)
-
-
-def cut_off_downloads(application: Application, tmp_path: Path) -> None:
-    """Pretrained weights, an empty cache, and a proxy that is not there."""
-    model = application["args"]["models"][0]
-    del model["path"]
-    model.update(architecture="resnet18", weights="IMAGENET1K_V1")
-    environment = {
-        "TORCH_HOME": str(tmp_path),
-        "https_proxy": "http://127.0.0.1:9",
-        "HTTPS_PROXY": "http://127.0.0.1:9",
-    }
-    application["deployments"][-1]["ray_actor_options"]["runtime_env"] = {"env_vars": environment}
-
-
 def starve_batches(application: Application, tmp_path: Path) -> None:
     application["deployments"][-1]["max_ongoing_requests"] = 9
 
 
+# One that validation finds, and one that a replica does; what the sentences say is tests/unit's.
 FAILURES = [
-    pytest.param(
-        change_model(path="models/absent"), "The model directory 'models/absent' does not exist", id="no model"
-    ),
     pytest.param(change_model(treads=2), "ModelSettings has no key 'treads' (its value here is 2)", id="misspelt key"),
-    pytest.param(shorten_labels, "with 8 labels", id="labels do not match the outputs"),
-    pytest.param(cut_off_downloads, "The weights cannot be downloaded from https://", id="no way to the download"),
     pytest.param(starve_batches, "can never fill", id="a batch that can never fill"),
 ]
 
