@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 INTERNALS = re.compile(
     r"Traceback|File \"|\.py\b|site-packages|deployments[./]|ray[./]serve|starlette|pydantic|numpy|orjson|PIL\b|zlib\."
-    r"|object at 0x|\b[A-Z][a-z]+Error\b|/home/|/usr/|/tmp/|/work/"
+    r"|object at 0x|\b[A-Z][a-z]+Error\b|/home/|/usr/|/tmp/|" + re.escape(f"{ROOT}/")
 )
 PATHS = (
     *("/predict", "/", "/v2/models/shapes/infer", "/v1/models/shapes:predict", "/v1/models/shapes:classify"),
