@@ -78,6 +78,11 @@ class ServeDataPlane:
         for name in self._classifiers:
             self._watch(name)
 
+    async def await_models(self, timeout_s: float) -> None:
+        """Returns once every model is warm, and after that time at the latest."""
+        if self._watchers:
+            await asyncio.wait(self._watchers, timeout=timeout_s)
+
     # messages.DataPlane
 
     @property

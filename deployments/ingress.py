@@ -39,6 +39,10 @@ from deployments.settings.keys import check_exposure
 from deployments.statistics import RequestStatistics
 
 
+# Models that are warm say so within a tenth of a second; others are still loading, and clients are to hear that.
+FIRST_CHECK_S = 2.0
+
+
 @serve.ingress()
 class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs):
     def __init__(self, settings: Settings, preprocessor: Handle, classifiers: dict[str, Handle]) -> None:
@@ -47,6 +51,7 @@ class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs):
         check_exposure(settings.access, _listens_on())
         self.access = AccessControl(settings.access)
         self._pages = settings.pages
+        self._is_new = True
         self.plane: ServeDataPlane = ServeDataPlane(
             settings, preprocessor, classifiers, _requests_of_all_replicas, _request_id
         )
@@ -71,6 +76,15 @@ class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs):
             self._pages.cors_origins,
             plane.door,
         )
+
+    async def check_health(self) -> None:
+        """Serve calls this every health_check_period_s, and first before it sends requests to a new replica.
+
+        One that joins others begins only once it knows the models: until then it would refuse what they answer.
+        """
+        if self._is_new:
+            self._is_new = False
+            await self.plane.await_models(FIRST_CHECK_S)
 
     # Python handles: serve.get_app_handle("aperture").predict.remote(image)
 

@@ -26,6 +26,8 @@ REPLICAS = 2
 NUM_CPUS = {"Ingress": 0.05, "Preprocessor": 0.1}
 MODEL_NUM_CPUS = 0.2
 CANDIDATES = 60
+# A second Ingress may learn a moment later than the first that a model is warm, even on a busy machine.
+QUESTIONS_S = 30.0
 POLL_S = 0.1
 # The controller begins with a new configuration in one of its next rounds, and until then all seems settled: more than
 # two of RAY_SERVE_CONTROL_LOOP_INTERVAL_S in configs/ray.env.
@@ -79,7 +81,12 @@ async def ask(endpoints: Endpoints) -> list[Question]:
 
 async def _asked(client: httpx.AsyncClient, model: str, picture: bytes) -> Question:
     parameters: dict[str, str | int] = {"model": model, "top_k": 1000}
-    response = await client.post("/predict", params=parameters, content=picture)
+    deadline = time.monotonic() + QUESTIONS_S
+    while True:
+        response = await client.post("/predict", params=parameters, content=picture)
+        if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(POLL_S)
     if response.status_code != HTTPStatus.OK:
         raise RuntimeError(f"A question has no answer: {response.status_code} {response.text}")
     # In the order of the model's classes, as tensor protocols have them.
