@@ -25,9 +25,14 @@ RETRIES = 2
 # A dead replica is noticed at the next check, and a process that is stopped when three of them have timed out: together
 # within ten seconds. A check costs the replica and the controller less than a millisecond each.
 watched_deployment = partial(deployment, health_check_period_s=1, health_check_timeout_s=3)
-# Serve's own router gives a slow replica of two a third of the calls.
+# Serve's own router gives a slow replica of two a third of the calls, and knows nothing of versions, of which a replica
+# tells as often as of its health.
 model_deployment = partial(
-    watched_deployment, request_router_config={"request_router_class": "deployments.routing:FirstDoneRouter"}
+    watched_deployment,
+    request_router_config={
+        "request_router_class": "deployments.routing:FirstDoneRouter",
+        "request_routing_stats_period_s": 1,
+    },
 )
 
 

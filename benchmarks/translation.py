@@ -85,6 +85,9 @@ class InstantPlane:
     def info_of(self, model: str | None, version: str | None = None) -> ModelInfo:
         return self._info
 
+    def is_ready(self) -> bool:
+        return True
+
     def ready_models(self) -> dict[str, ModelInfo | None]:
         return {self._info.name: self._info}
 

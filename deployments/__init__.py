@@ -2,11 +2,13 @@
 
 Reading order, and the import rule (down only; `tests/unit/test_layers.py` holds it):
 
-    0  errors, settings, statistics, messages, resizing, deadlines, draining, dimensions
+    0  errors, settings, statistics, messages, resizing, deadlines, draining, dimensions, histograms
     1  decode_cost, imaging, decoder, decoder_process, decoding,
-       batching, gathering, fetching, repository, workload, metrics, admission, access, watchdog
+       batching, gathering, fetching, repository, workload, metrics, admission, access, watchdog,
+       versions, catalogue, answer_keys, answer_cache, differences, comparison, promotion
     2  engines, protocols
-    3  hops and dataplane, autoscaling, routing, edge
+    3  served, preparation; hops, model_client, dataplane, administration; shadowing, promotion_driver, trial_metrics,
+       candidacy; autoscaling, routing, edge
     4  ingress, preprocessor, classifier
     5  graph.py, at the root
 

@@ -49,19 +49,20 @@ class AccessControl:
         if self._access.keys_file is not None:
             self._follower = asyncio.create_task(self._follow())
 
-    def admit(self, presented: Sequence[str], scope: Scope, requests: int = 1) -> None:
+    def admit(self, presented: Sequence[str], scope: Scope, requests: int = 1) -> Key | None:
         """Lets the holder of a key make `requests` of that scope. `presented`: what the request has for a key.
 
-        Raises Unauthenticated, Forbidden or QuotaExceeded.
+        Returns the key, or None where none is asked for. Raises Unauthenticated, Forbidden or QuotaExceeded.
         """
         if not self.asks_for_keys:
-            return
+            return None
         key = self.holder(presented)
         if scope != "read" and scope not in key.scopes:
             raise Forbidden(f"This needs an API key with the scope {scope}; yours has {', '.join(sorted(key.scopes))}.")
         bucket = self._buckets[key]
         if bucket is not None:
             bucket.take(requests, self._clock())
+        return key
 
     def admit_peer(self, host: str) -> None:
         """For listeners that other machines reach whatever http_options.host says. Raises Unauthenticated."""

@@ -90,6 +90,11 @@ class MergeGate(Generic[Item, Result]):
         """Items in the queue, those that nobody wants any more included until their turn comes."""
         return len(self._waiting)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs, or waits to."""
+        return not self._running and not self._waiting and not self._turns
+
     def submit(self, item: Item, deadline: float = float("inf")) -> "asyncio.Future[Timed[Result]]":
         """A future of the item's result; cancelling it takes the item out of the queue.
 

@@ -1,7 +1,8 @@
 """The Classifier deployment: one per model, named after it. Pixels in, scores out, in batches on its device.
 
-`@serve.batch` collects what arrives together, the merge gate decides what runs together, the engine runs it on a thread
-of its own so that the event loop stays free for health checks and cancellations.
+`@serve.batch` collects what arrives together, the merge gate of the version that is asked for decides what runs
+together (served.py), the engine runs it on a thread of its own so that the event loop stays free for health checks and
+cancellations. Which versions there are is versions.py's to say; loading them beside each other is this module's.
 
 A replica that is no good ends itself, and another one takes its place: when a batch hangs, when native code crashes,
 and when an image has failed and a blank one fails as well.
@@ -10,66 +11,64 @@ and when an image has failed and a blank one fails as well.
 import asyncio
 import logging
 import time
-import traceback
-from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import ray
 from ray import serve
 
 from deployments import deadlines
-from deployments.batching import MergeGate, Timed
 from deployments.engines import create_engine
 from deployments.engines.base import Engine
-from deployments.errors import ApertureError, ConfigError, DeadlineExceeded, InferenceFailed, Overloaded
-from deployments.messages import Logits, ModelInfo, Pixels, Scores
+from deployments.errors import ApertureError, ConfigError, DeadlineExceeded, InferenceFailed, Overloaded, VersionAbsent
+from deployments.messages import ModelInfo, Override, Pixels, ReplicaStatus, Scores, State
+from deployments.preparation import Preparation
+from deployments.served import Outcome, ServedVersion
 from deployments.settings import LiveSettings, ModelSettings, check_batch_can_fill, live_batch_size, with_threads
 from deployments.statistics import BatchStatistics
+from deployments.versions import VersionSet
 from deployments.watchdog import Watchdog, die_of_crashes, end_process
 from deployments.workload import Workload
 
 logger = logging.getLogger("ray.serve")
 
 Job = tuple[Pixels, float]  # pixels, and seconds: left for the caller, or a deadline in time.monotonic()
-Outcome = asyncio.Future[Timed[Logits]]
 
 # How long an idle replica goes without a blank image. It costs what an image costs: 0.5 % of a core at 50 ms.
 IDLE_CHECK_S = 10.0
-# A batch that takes as long as so many full ones has hung, whatever hang_timeout_s says: a full batch of a large model
-# on a CPU takes seconds, and several times that when others want its cores.
-HANG_BATCHES = 10
+# By then Ingress replicas know what there is (catalogue.POLL_S).
+ABSENT_RETRY_S = 1.0
 
 
 class Classifier:
-    def __init__(self, settings: ModelSettings, load: Callable[[ModelSettings], Engine] = create_engine) -> None:
-        """`load`: what makes the engine."""
+    def __init__(
+        self, settings: ModelSettings, load: Callable[[ModelSettings, int | None], Engine] = create_engine
+    ) -> None:
+        """`load`: what makes the engine of a version."""
         die_of_crashes()
-        self._settings = settings
+        self._watchdog = Watchdog(settings.hang_timeout_s)
+        self._workload = Workload(runners=1)
         try:
-            check_batch_can_fill(settings, serve.get_replica_context()._deployment_config.max_ongoing_requests)
+            config = serve.get_replica_context()._deployment_config
+            check_batch_can_fill(settings, config.max_ongoing_requests)
             cores = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
-            self._engine = load(with_threads(settings, cores))
+            self._settings = with_threads(settings, cores)
+            self._preparation = Preparation(self._settings, load, self._watchdog, self._workload)
+            self._base = self._live = LiveSettings.model_validate(config.user_config or {})
+            self._override: Override | None = None
+            self._versions: VersionSet[ServedVersion] = VersionSet(
+                settings.name, self._preparation.on_disk, self._preparation.load_beside, self._states_of_all
+            )
+            self._batch_size = live_batch_size(settings, self._live)
+            self._versions.load_first(self._live.versions, self._preparation.load)
         except ConfigError as err:
             logger.error("Model %s cannot be served: %s", settings.name, err)
             # Without the frames of the loader: the sentence is what `serve status` is to show.
             raise ConfigError(str(err)) from None
-        self._info = replace(self._engine.info(), inputs=settings.inputs, outputs=settings.outputs)
-        runners = self._engine.runners()
-        self._runners = ThreadPoolExecutor(runners, thread_name_prefix="engine")
-        self._gate: MergeGate[Pixels, Logits] = MergeGate(self._run, settings.max_batch_size, runners)
-        self._workload = Workload(runners)
-        self._set_max_batch_size(settings.max_batch_size)
-        side = self._info.preprocessing.crop_size
-        self._blank: Pixels = np.zeros((side, side, 3), np.uint8)
-        self._blank_run: asyncio.Task[None] | None = None
-        self._last_success = 0.0  # time.monotonic()
-        self._hang_timeout_s = max(settings.hang_timeout_s, HANG_BATCHES * self._full_batch_s())
-        self._watchdog = Watchdog(self._hang_timeout_s)
-        logger.info("Model %s is warm: %s", settings.name, self._info)
+        self._is_watched = False
+        self._set_batch_size()
+        for version in self._versions.serving():
+            logger.info("Model %s is warm: %s", settings.name, self._served(version).info)
         # Serve's production profile writes the log in blocks of 1000 lines; how the model was chosen is wanted now.
         for handler in logger.handlers:
             handler.flush()
@@ -81,120 +80,180 @@ class Classifier:
         come through say as much, and it costs nothing. One that runs is the watchdog's.
         """
         self._watchdog.start()
-        if not self._watchdog.is_busy and time.monotonic() - self._last_success > IDLE_CHECK_S:
-            await self._run_blank()
+        if not self._is_watched:
+            self._is_watched = True
+            self._apply()
+        for version in self._versions.serving():
+            served = self._served(version)
+            if not self._watchdog.is_busy and time.monotonic() - served.last_success > IDLE_CHECK_S:
+                await served.run_blank()
 
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Applies `user_config` while the model serves. Raises ConfigError if it does not fit."""
-        self._set_max_batch_size(live_batch_size(self._settings, LiveSettings.model_validate(user_config)))
+    # What changes while it serves. All of it async: the rest Serve runs on threads, beside the event loop.
 
-    def _set_max_batch_size(self, max_batch_size: int) -> None:
-        self._gate.max_batch_size = max_batch_size
-        self._collect.set_max_batch_size(max_batch_size)  # type: ignore[attr-defined]
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Applies `user_config` while the model serves: what takes long goes on in the background.
 
-    def describe(self) -> ModelInfo:
-        """Returned once the model is warm: a replica answers nothing before its constructor is done."""
-        return self._info
+        One that is wrong leaves everything as it is, and the log says why: Serve would end the replica, and then every
+        one after it.
+        """
+        try:
+            live = LiveSettings.model_validate(user_config)
+            live_batch_size(self._settings, live)
+        except ConfigError as err:
+            logger.error("The user_config of model %s is not applied: %s", self._settings.name, err)
+            return
+        if live != self._base:
+            self._base, self._override = live, None
+            self._apply()
 
-    def batch_statistics(self) -> BatchStatistics:
-        """What this replica has run."""
-        return self._workload.batches
+    async def override(self, override: Override) -> bool:
+        """Whether it is in force: not if something later is, or it was made for another configuration."""
+        if override.base != self._base:
+            return False
+        if self._override is None or override.sequence > self._override.sequence:
+            self._override = override
+            self._apply()
+        return self._override.sequence == override.sequence
+
+    async def look_again(self) -> None:
+        """At what is on disk, and at versions that have failed."""
+        self._versions.look_again()
+
+    def _apply(self) -> None:
+        override = self._override
+        self._live = live = self._base if override is None else override.live
+        self._batch_size = live_batch_size(self._settings, live)
+        self._set_batch_size()
+        is_unloaded = override is not None and override.unloaded
+        self._versions.want(None if is_unloaded else live.versions, live.poll_s)
+
+    def _set_batch_size(self) -> None:
+        for version in self._versions.serving():
+            self._served(version).gate.max_batch_size = self._batch_size
+        self._preparation.max_batch_size = self._batch_size
+        self._collect.set_max_batch_size(self._batch_size)  # type: ignore[attr-defined]
+
+    async def _states_of_all(self) -> Sequence[Mapping[int, State]]:
+        """Of every replica of this model."""
+        handle = serve.get_deployment_handle(serve.get_replica_context().deployment)
+        statuses: Sequence[ReplicaStatus] = await handle.broadcast("status").results_async()
+        return [{each.version: each.state for each in status.versions} for status in statuses]
+
+    # What it says of itself
+
+    async def status(self) -> ReplicaStatus:
+        return ReplicaStatus(
+            self._versions.statuses(), self._live, self._override, self._versions.is_loading, self._versions.fault
+        )
+
+    async def describe(self, version: int | None = None) -> ModelInfo | None:
+        """Of that version, or the highest; None if it is not here. A replica answers once its constructor is done."""
+        serving = self._versions.serving()
+        served = self._versions.get(max(serving, default=-1) if version is None else version)
+        return None if served is None else served.info
+
+    async def batch_statistics(self) -> Mapping[int, BatchStatistics]:
+        """What each version has run here."""
+        return self._preparation.batches
+
+    def record_routing_stats(self) -> dict[str, Any]:
+        """What the router goes by (routing.py). Serve calls this every request_routing_stats_period_s."""
+        return {"versions": list(self._versions.serving())}
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What autoscaling goes by (deployments/autoscaling.py). Serve calls this every metrics_interval_s."""
-        gate = self._gate
-        return self._workload.figures(waiting=gate.waiting, queue_s=gate.queue_s, max_batch_size=gate.max_batch_size)
+        gates = [self._served(version).gate for version in self._versions.serving()]
+        return self._workload.figures(
+            waiting=sum(gate.waiting for gate in gates),
+            queue_s=self._preparation.queue_s(),
+            max_batch_size=self._batch_size,
+        )
 
-    async def classify(self, jobs: Sequence[Job]) -> Sequence[Scores | ApertureError]:
-        """Scores for each image, or the reason why it has none.
+    # Images
+
+    async def classify(self, jobs: Sequence[Job], version: int) -> Sequence[Scores | ApertureError]:
+        """Scores for each image, or the reason why it has none; VersionAbsent for all if that version is not here.
 
         A job is uint8 (crop_size, crop_size, 3) pixels and for how many seconds the caller still waits; work that would
         start later is dropped.
         """
         self._workload.arrive(len(jobs))
+        served = self._versions.get(version)
+        if served is None:
+            return [self._absent(version)] * len(jobs)
         now = time.monotonic()
-        outcomes = await self._collect([(pixels, now + budget_s) for pixels, budget_s in jobs])
-        return await asyncio.gather(*(self._scores(outcome) for outcome in outcomes))
+        outcomes = await self._collect((served, [(pixels, now + budget_s) for pixels, budget_s in jobs]))
+        return await asyncio.gather(*(self._scores(served, outcome) for outcome in outcomes))
 
-    async def classify_alone(self, job: Job) -> AsyncGenerator[Scores | ApertureError | None, None]:
+    async def classify_alone(self, job: Job, version: int) -> AsyncGenerator[Scores | ApertureError | None, None]:
         """As `classify`, for an image that another replica may have died of.
 
-        First None, once nothing else runs here: if this replica dies from now on, then of this image.
+        First None, once nothing else of that version runs here: if this replica dies from now on, then of this image.
         """
         pixels, budget_s = job
         deadline = deadlines.after(budget_s)
         self._workload.arrive(1)
-        async with self._gate.alone() as run_alone:
+        served = self._versions.get(version)
+        if served is None:
+            yield self._absent(version)
+            return
+        async with served.gate.alone() as run_alone:
             if time.monotonic() > deadline:
                 yield DeadlineExceeded("The deadline passed while the image waited for a batch.")
                 return
             # Serve sends it before it asks for more.
             yield None
             outcome = await run_alone(pixels)
-        yield await self._scores(outcome)
+        yield await self._scores(served, outcome)
 
-    async def _scores(self, outcome: Outcome) -> Scores | ApertureError:
+    async def mirror(self, job: Job, version: int, *, niced: bool) -> Scores | ApertureError:
+        """As `classify`, for the copy of an image that another version has answered; Overloaded if this replica has
+        anything real to do. It counts for nothing here, and no failure of it is taken for one of this replica.
+        """
+        served = self._versions.get(version)
+        if served is None:
+            return self._absent(version)
+        if not all(self._served(each).gate.is_idle for each in self._versions.serving()):
+            return Overloaded("The replica has requests to answer.")
+        try:
+            result, run_s = await served.mirror(job[0], niced=niced)
+        except ApertureError as failure:
+            return failure
+        except Exception as err:
+            result = err
+        if isinstance(result, Exception):
+            logger.error("Version %d failed on a mirrored image", version, exc_info=result)
+            return InferenceFailed("The model failed on this image.")
+        return Scores(result, version, run_s)
+
+    async def _scores(self, served: ServedVersion, outcome: Outcome) -> Scores | ApertureError:
         try:
             timed = await outcome
         except InferenceFailed as failure:
-            await self._check_engine()
+            await self._check_engine(served)
             return failure
         except ApertureError as refusal:
             return refusal
-        return Scores(timed.result, self._info.version, timed.run_s)
+        return Scores(timed.result, served.info.version, timed.run_s)
 
-    async def _check_engine(self) -> None:
+    async def _check_engine(self, served: ServedVersion) -> None:
         """Returns if it was the image's fault. Otherwise this process ends, and others run what waits here."""
         try:
-            await self._run_blank()
+            await served.run_blank()
         except InferenceFailed:
             end_process("the engine failed on a blank image, too.")
 
-    def _full_batch_s(self) -> float:
-        started = time.monotonic()
-        self._engine.infer([self._blank] * self._settings.max_batch_size)
-        return time.monotonic() - started
-
-    async def _run_blank(self) -> None:
-        """One at a time, for all who want to know. Raises InferenceFailed."""
-        if self._blank_run is None or self._blank_run.done():
-            self._blank_run = asyncio.create_task(self._submit_blank())
-        await asyncio.shield(self._blank_run)
-
-    async def _submit_blank(self) -> None:
-        # What is refused or dropped under load has not failed.
-        with suppress(Overloaded, DeadlineExceeded):
-            await self._gate.submit(self._blank, deadlines.after(self._hang_timeout_s))
-
     @serve.batch(max_batch_size=1, batch_wait_timeout_s=0.0)
-    async def _collect(self, calls: list[list[Job]]) -> list[list[Outcome]]:
+    async def _collect(self, calls: list[tuple[ServedVersion, list[Job]]]) -> list[list[Outcome]]:
         # Returns at once with futures, so that no call waits for the batch of another.
-        return [[self._gate.submit(pixels, deadline) for pixels, deadline in jobs] for jobs in calls]
+        return [[served.gate.submit(pixels, deadline) for pixels, deadline in jobs] for served, jobs in calls]
 
-    async def _run(self, batch: Sequence[Pixels]) -> Sequence[Logits | Exception]:
-        started, loop = time.monotonic(), asyncio.get_running_loop()
-        with self._watchdog.batch():
-            results = await loop.run_in_executor(self._runners, _infer, self._engine, batch, len(self._info.labels))
-        ended = time.monotonic()
-        if not all(isinstance(result, Exception) for result in results):
-            self._last_success = ended
-        if asked := sum(pixels is not self._blank for pixels in batch):
-            self._workload.batches.add(asked, ended - started)
-        return results
+    def _served(self, version: int) -> ServedVersion:
+        served = self._versions.get(version)
+        assert served is not None
+        return served
 
-
-def _infer(engine: Engine, batch: Sequence[Pixels], classes: int) -> Sequence[Logits | Exception]:
-    """For each image float32 (classes,), or why it alone has none."""
-    try:
-        logits = engine.infer(batch)  # (N, classes) float32
-    except BaseException as err:
-        # Smaller batches find the memory only if nobody keeps what this one had.
-        traceback.clear_frames(err.__traceback__)
-        if isinstance(err, Exception) and not isinstance(err, StopIteration):
-            raise
-        # A future cannot carry a StopIteration, and anything but an Exception would end the event loop.
-        raise RuntimeError(f"The engine raised {type(err).__name__}.") from err
-    if logits.shape != (len(batch), classes):
-        raise RuntimeError(f"The engine returned the shape {logits.shape} in place of {(len(batch), classes)}.")
-    not_finite = RuntimeError("The engine returned values that are not finite.")
-    return [row if np.isfinite(row).all() else not_finite for row in logits]
+    def _absent(self, version: int) -> VersionAbsent:
+        return VersionAbsent(
+            f"Version {version} of the model {self._settings.name!r} has just changed; try again.", 1.0
+        )

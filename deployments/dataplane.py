@@ -7,14 +7,18 @@ image never fails its neighbours. Each Ingress replica has a data plane of its o
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 
 import numpy as np
 from ray.serve.exceptions import BackPressureError
 
 from deployments import deadlines
 from deployments.admission import Admission, Place, Work
+from deployments.answer_keys import key_of
+from deployments.candidacy import Candidacy
+from deployments.comparison import Comparisons
 from deployments.deadlines import within
 from deployments.dimensions import megapixels_of
 from deployments.errors import (
@@ -22,15 +26,28 @@ from deployments.errors import (
     BadRequest,
     DeadlineExceeded,
     InferenceFailed,
-    ModelNotReady,
     Overloaded,
     TooManyImages,
     UnknownModel,
+    VersionAbsent,
 )
 from deployments.fetching import Fetcher
 from deployments.hops import Handle, Hops
-from deployments.messages import Answer, ImageInput, Logits, ModelInfo, Pixels, Prepared, Scores, Stages
+from deployments.messages import (
+    Answer,
+    ImageInput,
+    Logits,
+    ModelInfo,
+    Pixels,
+    Prepared,
+    Scores,
+    Stages,
+    VersionStatus,
+    routing_key,
+)
 from deployments.metrics import count_dropped
+from deployments.model_client import ModelClient
+from deployments.promotion import Report
 from deployments.protocols.door import Door
 from deployments.protocols.json_bodies import quoted
 from deployments.settings import Limits, Settings
@@ -40,10 +57,10 @@ logger = logging.getLogger("ray.serve")
 
 Outcome = Answer | ApertureError
 
-# How soon a model that failed to answer is asked again whether it is warm.
-DESCRIBE_RETRY_S = 1.0
-# When to come again for a model that is still loading: more often costs more than it finds out.
-LOADING_RETRY_S = 5.0
+# When to come again if Serve holds no more calls: a batch or two later.
+BACK_PRESSURE_RETRY_S = 1.0
+# How soon a version that a replica lacks is asked of a replica again.
+ABSENT_RETRY_S = 0.1
 
 
 class ServeDataPlane:
@@ -54,34 +71,49 @@ class ServeDataPlane:
         settings: Settings,
         preprocessor: Handle,
         classifiers: dict[str, Handle],
-        requests_of_all_replicas: Callable[[str], Awaitable[Sequence[RequestStatistics]]],
+        requests_of_all_replicas: Callable[[str], Awaitable[Sequence[Mapping[int, RequestStatistics]]]],
         request_id: Callable[[], str],
+        comparisons_of_all_replicas: Callable[[str], Awaitable[Sequence[Comparisons]]],
+        is_first: Callable[[], bool],
     ) -> None:
+        """`is_first`: whether this replica is the one that looks after promotions."""
         self._limits = settings.limits
-        self._preprocessor = _on_this_loop(preprocessor)
+        preprocessor = _on_this_loop(preprocessor)
         self._classifiers = {name: _on_this_loop(classifier) for name, classifier in classifiers.items()}
-        self._hops = {
-            model.name: Hops(model, settings, self._preprocessor, self._classifiers[model.name])
+        self._models = {
+            model.name: ModelClient(model, settings, preprocessor, self._classifiers[model.name])
             for model in settings.models
         }
-        self._models: dict[str, ModelInfo | None] = dict.fromkeys(classifiers)
-        self._requests = {name: RequestStatistics() for name in classifiers}
+        self._requests: dict[str, dict[int, RequestStatistics]] = {name: {} for name in classifiers}
         self._requests_of_all_replicas = requests_of_all_replicas
         self._request_id = request_id
         self._fetcher = Fetcher(settings.image_urls, settings.limits.max_body_bytes)
         self._admission = Admission(settings.admission, classifiers)
+        self._candidacies = {
+            name: Candidacy(
+                model, self._mirrored, lambda: self._admission.images, comparisons_of_all_replicas, is_first
+            )
+            for name, model in self._models.items()
+        }
         self.door = Door(self._admission, list(classifiers), settings.limits)
-        self._watchers: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Begins to ask the models whether they are warm. Needs a running event loop."""
-        for name in self._classifiers:
-            self._watch(name)
+        """Begins to follow the models. Needs a running event loop."""
+        for model in self._models.values():
+            model.start()
+        for candidacy in self._candidacies.values():
+            candidacy.start()
+
+    @property
+    def models(self) -> Mapping[str, ModelClient]:
+        return self._models
 
     async def await_models(self, timeout_s: float) -> None:
         """Returns once every model is warm, and after that time at the latest."""
-        if self._watchers:
-            await asyncio.wait(self._watchers, timeout=timeout_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                for model in self._models.values():
+                    await model.known()
 
     # messages.DataPlane
 
@@ -89,19 +121,20 @@ class ServeDataPlane:
     def limits(self) -> Limits:
         return self._limits
 
-    def ready_models(self) -> dict[str, ModelInfo | None]:
-        return dict(self._models)
+    def is_ready(self) -> bool:
+        return all(model.catalogue.infos or model.catalogue.is_unloaded for model in self._models.values())
 
-    def info_of(self, model: str | None, version: str | None = None) -> ModelInfo:
-        name = next(iter(self._models)) if model is None else model
-        if name not in self._models:
-            raise UnknownModel(f"There is no model {quoted(name)}; this service has {', '.join(self._models)}.")
-        info = self._models[name]
-        if info is None:
-            raise ModelNotReady(f"The model {name!r} is still loading.", LOADING_RETRY_S)
-        if version is not None and version != str(info.version):
-            raise UnknownModel(f"The model {name!r} has no version {quoted(version)}; it has {info.version}.")
-        return info
+    def ready_models(self) -> dict[str, ModelInfo | None]:
+        return {name: model.catalogue.default() for name, model in self._models.items()}
+
+    def info_of(self, model: str | None, version: str | None = None, label: str | None = None) -> ModelInfo:
+        return self._model(model).catalogue.choose(version, label, routing_key.get())
+
+    def versions_of(self, model: str | None) -> tuple[VersionStatus, ...]:
+        return self._model(model).catalogue.statuses()
+
+    def labels_of(self, model: str | None) -> Mapping[str, int]:
+        return self._model(model).catalogue.labels
 
     def check_count(self, images: int) -> None:
         if images > self._limits.max_images:
@@ -147,18 +180,32 @@ class ServeDataPlane:
                 for task in running:
                     task.cancel()
 
-    async def statistics(self, model: str) -> ModelStatistics:
-        name = self.info_of(model).name
-        batches: list[BatchStatistics]
+    async def statistics(self, model: str) -> Mapping[int, ModelStatistics]:
+        name = self._model(model).catalogue.name
+        batches: list[Mapping[int, BatchStatistics]]
         requests, batches = await asyncio.gather(
             self._requests_of_all_replicas(name),
             self._classifiers[name].broadcast("batch_statistics").results_async(),
         )
         return summed(requests, batches)
 
-    def requests_here(self, model: str) -> RequestStatistics:
-        """What this replica has counted of that model's requests."""
+    def requests_here(self, model: str) -> Mapping[int, RequestStatistics]:
+        """What this replica has counted of that model's requests, by version."""
         return self._requests[model]
+
+    async def comparison(self, model: str) -> Report:
+        """What all replicas have counted of the model's versions. Raises UnknownModel."""
+        return await self._candidacies[self._model(model).catalogue.name].report()
+
+    def comparisons_here(self, model: str) -> Comparisons:
+        return self._candidacies[model].counted.copy()
+
+    def _model(self, name: str | None) -> ModelClient:
+        """The model of that name, or the first. Raises UnknownModel."""
+        name = next(iter(self._models)) if name is None else name
+        if name not in self._models:
+            raise UnknownModel(f"There is no model {quoted(name)}; this service has {', '.join(self._models)}.")
+        return self._models[name]
 
     # One image
 
@@ -185,7 +232,22 @@ class ServeDataPlane:
         return outcome
 
     async def _outcome(self, image: ImageInput, info: ModelInfo, deadline: float, place: Place) -> Outcome:
-        hops = self._hops[info.name]
+        cache = self._models[info.name].cache
+        try:
+            hops = self._models[info.name].hops_to(info)
+            if not cache.is_on:
+                return await self._computed(image, info, hops, place, deadline)
+            key = await key_of(image, info, cache.generation(info.version))
+            # What costs nothing says nothing of the model's rate, and is ahead of nobody.
+            return await cache.answer(key, partial(self._computed, image, info, hops, place), deadline, place.end)
+        except ApertureError as refusal:
+            return refusal
+        except Exception:
+            logger.exception("An image of request %s failed", self._request_id())
+            return InferenceFailed("The image could not be classified because of an internal error.")
+
+    async def _computed(self, image: ImageInput, info: ModelInfo, hops: Hops, place: Place, deadline: float) -> Outcome:
+        """Raises ApertureError as well."""
         try:
             started = time.monotonic()
             pixels = await self._pixels(image, info, hops, deadline)
@@ -193,23 +255,33 @@ class ServeDataPlane:
             if isinstance(pixels, ApertureError):
                 return pixels
             preprocessed = time.monotonic()
-            scores = await hops.classify(pixels, deadline)
+            scores = await self._scores(pixels, info, hops, deadline)
             if isinstance(scores, ApertureError):
+                self._candidacies[info.name].failed(info, scores)
                 return scores
-            if scores.version != info.version:
-                return self._describe_again(info)
-            return _answer(info, scores, preprocessed - started, time.monotonic() - preprocessed)
-        except ApertureError as refusal:
-            return refusal
+            answer = _answer(info, scores, preprocessed - started, time.monotonic() - preprocessed)
+            self._candidacies[info.name].answered(image, pixels, answer)
+            return answer
         except BackPressureError:
-            return Overloaded("The service has more requests than it can answer in time; try again.", DESCRIBE_RETRY_S)
-        except Exception:
-            logger.exception("An image of request %s failed", self._request_id())
-            return InferenceFailed("The image could not be classified because of an internal error.")
+            raise Overloaded(
+                "The service has more requests than it can answer in time; try again.", BACK_PRESSURE_RETRY_S
+            ) from None
+
+    async def _mirrored(self, image: ImageInput, info: ModelInfo, niced: bool) -> Outcome:
+        """As `_computed`, for the copy of an image, in a moment that real requests leave free. Raises ReplicaLost."""
+        hops, deadline = self._models[info.name].hops_to(info), deadlines.after(self._limits.request_timeout_s)
+        pixels = await self._pixels(image, info, hops, deadline)
+        if isinstance(pixels, ApertureError):
+            return pixels
+        try:
+            scores = await hops.mirror(pixels, deadline, niced=niced)
+        except BackPressureError:
+            return Overloaded("The service has requests to answer.")
+        return scores if isinstance(scores, ApertureError) else _answer(info, scores, 0.0, scores.inference_s)
 
     async def _pixels(self, image: ImageInput, info: ModelInfo, hops: Hops, deadline: float) -> Pixels | ApertureError:
         if not isinstance(image, Prepared):
-            return await hops.preprocess(image, info.preprocessing, deadline)
+            return await hops.preprocess(image, deadline)
         side = info.preprocessing.crop_size
         if image.pixels.shape != (side, side, 3):
             return BadRequest(
@@ -218,32 +290,13 @@ class ServeDataPlane:
             )
         return image.pixels
 
-    # What is known of the models
-
-    def _describe_again(self, info: ModelInfo) -> ModelNotReady:
-        """A replica that started later found another version on disk, whose labels and preprocessing may differ."""
-        if self._models[info.name] is info:
-            logger.warning("Model %s has changed from version %d", info.name, info.version)
-            self._models[info.name] = None
-            self._watch(info.name)
-        message = f"The model {info.name!r} has just changed its version; try again."
-        return ModelNotReady(message, DESCRIBE_RETRY_S)
-
-    def _watch(self, name: str) -> None:
-        watcher = asyncio.create_task(self._await_model(name))
-        self._watchers.add(watcher)
-        watcher.add_done_callback(self._watchers.discard)
-
-    async def _await_model(self, name: str) -> None:
-        """Returns once the model is warm and the Preprocessor answers, which the first request needs, too."""
-        while self._models[name] is None:
-            try:
-                info: ModelInfo = await self._classifiers[name].describe.remote()
-                await self._hops[name].probe(info.preprocessing)
-                self._models[name] = info
-            except Exception as err:
-                logger.warning("Model %s does not answer yet: %r", name, err)
-                await asyncio.sleep(DESCRIBE_RETRY_S)
+    async def _scores(self, pixels: Pixels, info: ModelInfo, hops: Hops, deadline: float) -> Scores | ApertureError:
+        while True:
+            scores = await hops.classify(pixels, deadline)
+            if not isinstance(scores, VersionAbsent) or not self._models[info.name].has(info):
+                return scores
+            # Another replica has it, and the router is about to hear which.
+            await asyncio.sleep(ABSENT_RETRY_S)
 
     def _timeout(self, timeout_s: float | None, images: int) -> float:
         """Seconds for so many images. Raises DeadlineExceeded if none are left."""
@@ -258,12 +311,14 @@ class ServeDataPlane:
     def _counted(self, info: ModelInfo) -> Iterator[list[Outcome]]:
         """Counts the request, whose outcomes the block appends; one that did not get them all has failed."""
         outcomes: list[Outcome] = []
+        requests = self._requests[info.name].setdefault(info.version, RequestStatistics())
         started, complete = time.monotonic(), False
         try:
             yield outcomes
             complete = True
         finally:
-            _count(self._requests[info.name], outcomes if complete else [], time.monotonic() - started)
+            _count(requests, outcomes if complete else [], time.monotonic() - started)
+            self._candidacies[info.name].freed()
 
 
 def _count(statistics: RequestStatistics, outcomes: Sequence[Outcome], total_s: float) -> None:

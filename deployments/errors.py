@@ -9,11 +9,13 @@
              |             |                   UnsupportedFormat                              415
              |             UnknownModel                                                       404
              |             DeadlineExceeded                                                   408
-             |             Overloaded, ModelNotReady                                          503
+             |             Overloaded, ModelNotReady, VersionAbsent                           503
              QuotaExceeded: this caller's own                                   429
              Unauthenticated, Forbidden: an API key, or its scope, is lacking   401, 403
+             AdministrationOff                                                                404
              BadRequest                                                                       400
                UrlRefused
+             LoadFailed: of an administrator's request                                        400
              FetchFailed: what an image URL names has not come                                424
              (no such route 404, method 405: the router; no such RPC 501: protocols/rpc.py)
              BodyTooLarge, TooManyImages                                                      413
@@ -67,6 +69,21 @@ class Forbidden(ApertureError):
     http_status = 403
     grpc_status = "PERMISSION_DENIED"
     code = "forbidden"
+
+
+class AdministrationOff(ApertureError):
+    # As routes and RPCs that are not there, and in words of its own.
+    http_status = 404
+    grpc_status = "UNIMPLEMENTED"
+    code = "administration_off"
+
+
+class LoadFailed(ApertureError):
+    """An administrator's request for versions that cannot be served; those before them still are."""
+
+    http_status = 400
+    grpc_status = "FAILED_PRECONDITION"
+    code = "load_failed"
 
 
 class UnknownModel(ApertureError):
@@ -143,6 +160,10 @@ class QuotaExceeded(Overloaded):
 class ModelNotReady(Overloaded):
     grpc_status = "UNAVAILABLE"
     code = "model_not_ready"
+
+
+class VersionAbsent(ModelNotReady):
+    """A replica was asked for a version that it does not have; another one may have it."""
 
 
 class InferenceFailed(ApertureError):

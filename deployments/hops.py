@@ -1,4 +1,4 @@
-"""The way of one model's images through the deployments behind the Ingress, in gathered calls.
+"""The way of images to one version of a model through the deployments behind the Ingress, in gathered calls.
 
 A deadline is of this process's clock; what travels is the budget, the seconds that are left (deadlines.py).
 
@@ -21,12 +21,12 @@ import numpy as np
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
-from deployments.deadlines import budget_s, within
+from deployments.deadlines import after, budget_s, within
 from deployments.errors import ApertureError, InferenceFailed, ModelNotReady
 from deployments.gathering import Gatherer
-from deployments.messages import Pixels, Scores
+from deployments.messages import ModelInfo, Pixels, Scores
 from deployments.metrics import count_dropped
-from deployments.settings import Gathering, ModelSettings, PreprocessingSpec, Settings
+from deployments.settings import Gathering, ModelSettings, Settings
 
 logger = logging.getLogger("ray.serve")
 
@@ -47,17 +47,18 @@ class ReplicaLost(Exception):
 
 
 class Hops:
-    """The calls of one Ingress replica for one model."""
+    """The calls of one Ingress replica for one version of a model."""
 
-    def __init__(self, model: ModelSettings, settings: Settings, preprocessor: Handle, classifier: Handle) -> None:
+    def __init__(
+        self, model: ModelSettings, settings: Settings, preprocessor: Handle, classifier: Handle, info: ModelInfo
+    ) -> None:
         self._preprocessor = preprocessor
         self._classifier = classifier
         # A replica that hangs must not keep one of the calls in flight for ever.
         self._call_timeout_s = settings.limits.request_timeout_s
         bounds = settings.gathering or Gathering(max_calls=sys.maxsize, max_images=1)
         limits = {"max_calls": bounds.max_calls, "max_bytes": bounds.max_bytes}
-        # All images of a model have the same spec; it changes when the model does.
-        self._spec = PreprocessingSpec()
+        self._info = info
         self._preprocess: Gatherer[tuple[bytes | Pixels, float], Pixels | ApertureError] = Gatherer(
             self._call_preprocessor, max_items=bounds.max_images, on_drop=_count_dropped, **limits
         )
@@ -71,10 +72,7 @@ class Hops:
         self._suspect_at_large = asyncio.Lock()
         self._convicted: OrderedDict[bytes, None] = OrderedDict()
 
-    async def preprocess(
-        self, image: bytes | Pixels, spec: PreprocessingSpec, deadline: float
-    ) -> Pixels | ApertureError:
-        self._spec = spec
+    async def preprocess(self, image: bytes | Pixels, deadline: float) -> Pixels | ApertureError:
         return await self._preprocess.submit((image, deadline), _size_bytes(image), deadline)
 
     async def classify(self, pixels: Pixels, deadline: float) -> Scores | ApertureError:
@@ -86,22 +84,33 @@ class Hops:
             async with self._suspect_at_large:
                 return await self._classify_suspect(pixels, deadline)
 
-    async def probe(self, spec: PreprocessingSpec) -> None:
+    async def mirror(self, pixels: Pixels, deadline: float, *, niced: bool) -> Scores | ApertureError:
+        """As `classify`, in a call of its own, on a replica that has nothing else to do; Overloaded if it has.
+
+        Raises ReplicaLost.
+        """
+        async with within(min(budget_s(deadline), self._call_timeout_s)):
+            return await _unless_lost(
+                self._classifier.mirror.remote((pixels, budget_s(deadline)), version=self._info.version, niced=niced)
+            )
+
+    async def probe(self) -> None:
         """Returns once the Preprocessor answers."""
-        await self._preprocessor.preprocess.remote([(np.zeros((1, 1, 3), np.uint8), self._call_timeout_s)], spec)
+        await self._call_preprocessor([(np.zeros((1, 1, 3), np.uint8), after(self._call_timeout_s))])
 
     async def _call_preprocessor(
         self, images: Sequence[tuple[bytes | Pixels, float]]
     ) -> Sequence[Pixels | ApertureError]:
         def call() -> Awaitable[Sequence[Pixels | ApertureError]]:
-            return self._preprocessor.preprocess.remote(_with_budgets(images), self._spec)
+            return self._preprocessor.preprocess.remote(_with_budgets(images), self._info.preprocessing)
 
         async with within(self._call_timeout_s):
             return await _repeated_once(call)
 
     async def _call_classifier(self, jobs: Sequence[tuple[Pixels, float]]) -> Sequence[Scores | ApertureError]:
         async with within(self._call_timeout_s):
-            return await _unless_lost(self._classifier.classify.remote(_with_budgets(jobs)))
+            # By its name, where the router finds it (routing.py).
+            return await _unless_lost(self._classifier.classify.remote(_with_budgets(jobs), version=self._info.version))
 
     async def _classify_suspect(self, pixels: Pixels, deadline: float) -> Scores | ApertureError:
         while True:
@@ -116,7 +125,9 @@ class Hops:
     async def _call_for_suspect(
         self, pixels: Pixels, deadline: float, started: asyncio.Event
     ) -> Scores | ApertureError:
-        outcomes = self._classifier.options(stream=True).classify_alone.remote((pixels, budget_s(deadline)))
+        outcomes = self._classifier.options(stream=True).classify_alone.remote(
+            (pixels, budget_s(deadline)), version=self._info.version
+        )
         outcome: Scores | ApertureError | None = None
         async for outcome in cast(AsyncIterator[Scores | ApertureError | None], outcomes):
             if outcome is None:

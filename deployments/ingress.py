@@ -5,7 +5,7 @@ HTTP routes, gRPC methods and Python handles all translate to the one data plane
 
 import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,17 @@ from ray.serve.context import _get_global_client
 from starlette.applications import Starlette
 
 from deployments.access import AccessControl
+from deployments.administration import ModelAdmin
+from deployments.comparison import Comparisons
 from deployments.dataplane import ServeDataPlane
 from deployments.deadlines import within
 from deployments.errors import ApertureError, BadRequest, BodyTooLarge
 from deployments.hops import Handle
-from deployments.messages import Answer, ImageInput
-from deployments.protocols import huggingface
+from deployments.messages import Answer, ImageInput, ModelInfo
+from deployments.protocols import admin, comparison, huggingface
 from deployments.protocols import predict as plain
+from deployments.protocols.addressing import begin, chosen
+from deployments.protocols.admin import AdminRpcs
 from deployments.protocols.authentication import guarded, stand_at_the_edge
 from deployments.protocols.door import open_door
 from deployments.protocols.health import HealthRpcs
@@ -35,25 +39,38 @@ from deployments.protocols.request_ids import made_safe
 from deployments.protocols.tfserving import rest as tfserving_rest
 from deployments.protocols.tfserving.grpc import ModelRpcs, PredictionRpcs
 from deployments.settings import Limits, Settings, check_messages_fit
+from deployments.settings.administration import check_administration
 from deployments.settings.keys import check_exposure
 from deployments.statistics import RequestStatistics
-
 
 # Models that are warm say so within a tenth of a second; others are still loading, and clients are to hear that.
 FIRST_CHECK_S = 2.0
 
 
 @serve.ingress()
-class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs):
+class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs, AdminRpcs):
     def __init__(self, settings: Settings, preprocessor: Handle, classifiers: dict[str, Handle]) -> None:
         if RAY_SERVE_USE_GRPC_BY_DEFAULT:
             check_messages_fit(settings, RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH)
         check_exposure(settings.access, _listens_on())
+        check_administration(settings.administration, settings.access, _listens_on())
         self.access = AccessControl(settings.access)
         self._pages = settings.pages
         self._is_new = True
         self.plane: ServeDataPlane = ServeDataPlane(
-            settings, preprocessor, classifiers, _requests_of_all_replicas, _request_id
+            settings,
+            preprocessor,
+            classifiers,
+            _requests_of_all_replicas,
+            _request_id,
+            _comparisons_of_all_replicas,
+            _is_first,
+        )
+        self.admin = ModelAdmin(
+            self.plane.models,
+            {model.name: model.path for model in settings.models},
+            _told_to_all_replicas,
+            enabled=settings.administration.enabled,
         )
 
     def __serve_build_asgi_app__(self) -> Starlette:
@@ -67,6 +84,8 @@ class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs):
             *oip_rest.routes(plane),
             *tfserving_rest.routes(plane),
             *huggingface.routes(plane),
+            *comparison.routes(plane),
+            *admin.routes(self.admin, self.access, plane.limits),
             *(openapi.routes(plane, asks_for_keys=self.access.asks_for_keys) if self._pages.docs else []),
         ]
         return asgi_app(
@@ -88,35 +107,58 @@ class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs):
 
     # Python handles: serve.get_app_handle("aperture").predict.remote(image)
 
-    async def predict(self, image: Any, top_k: int = plain.DEFAULT_TOP_K, model: str | None = None) -> dict[str, Any]:
+    async def predict(
+        self,
+        image: Any,
+        top_k: int = plain.DEFAULT_TOP_K,
+        model: str | None = None,
+        version: int | str | None = None,
+        label: str | None = None,
+    ) -> dict[str, Any]:
         """The body of POST /predict as a dict, for encoded bytes, uint8 (H, W, 3) pixels or an ObjectRef of either.
 
         Raises ApertureError, the one that HTTP answers with.
         """
-        (answer,) = await self._classify([image], top_k, model)
+        _, (answer,) = await self._classify([image], top_k, model, version, label)
         if isinstance(answer, ApertureError):
             raise answer
         return plain.render_one(answer, top_k, _request_id())
 
     async def predict_many(
-        self, images: Sequence[Any], top_k: int = plain.DEFAULT_TOP_K, model: str | None = None
+        self,
+        images: Sequence[Any],
+        top_k: int = plain.DEFAULT_TOP_K,
+        model: str | None = None,
+        version: int | str | None = None,
+        label: str | None = None,
     ) -> dict[str, Any]:
         """As `predict` for several images: "results" keeps their order, and a bad image has "error" and "code"."""
-        answers = await self._classify(images, top_k, model)
-        return plain.render_many(answers, self.plane.info_of(model), top_k, _request_id())
+        info, answers = await self._classify(images, top_k, model, version, label)
+        return plain.render_many(answers, info, top_k, _request_id())
 
-    async def _classify(self, images: Sequence[Any], top_k: int, model: str | None) -> list[Answer | ApertureError]:
+    async def _classify(
+        self, images: Sequence[Any], top_k: int, model: str | None, version: int | str | None, label: str | None
+    ) -> tuple[ModelInfo, list[Answer | ApertureError]]:
         plain.checked_top_k(top_k)
         self.plane.check_count(len(images))
         limits = self.plane.limits
         async with within(limits.request_timeout_s):
             resolved = await asyncio.gather(*(_resolve(image, limits) for image in images))
-        return await self.plane.classify(resolved, self.plane.info_of(model))
+        begin([], _request_id())
+        info = chosen(self.plane, model, None if version is None else str(version), label)
+        return info, await self.plane.classify(resolved, info)
 
     # For the other Ingress replicas
 
-    def request_statistics(self, model: str) -> RequestStatistics:
+    def request_statistics(self, model: str) -> Mapping[int, RequestStatistics]:
         return self.plane.requests_here(model)
+
+    async def comparisons(self, model: str) -> Comparisons:
+        return self.plane.comparisons_here(model)
+
+    async def hear_of(self, model: str) -> None:
+        """What the replicas of that model have now, and not a second later."""
+        await self.plane.models[model].refresh()
 
 
 def _listens_on() -> str | None:
@@ -125,9 +167,26 @@ def _listens_on() -> str | None:
     return None if client is None else client.http_config.host
 
 
-async def _requests_of_all_replicas(model: str) -> Sequence[RequestStatistics]:
-    statistics: Sequence[RequestStatistics] = await _replicas().broadcast("request_statistics", model).results_async()
+async def _requests_of_all_replicas(model: str) -> Sequence[Mapping[int, RequestStatistics]]:
+    statistics: Sequence[Mapping[int, RequestStatistics]] = (
+        await _replicas().broadcast("request_statistics", model).results_async()
+    )
     return statistics
+
+
+async def _comparisons_of_all_replicas(model: str) -> Sequence[Comparisons]:
+    counted: Sequence[Comparisons] = await _replicas().broadcast("comparisons", model).results_async()
+    return counted
+
+
+def _is_first() -> bool:
+    """Of the Ingress replicas. While Serve is about to rank them anew, there may be none, or two that do the same."""
+    rank = serve.get_replica_context().rank
+    return rank is not None and rank.rank == 0
+
+
+async def _told_to_all_replicas(model: str) -> None:
+    await _replicas().broadcast("hear_of", model).results_async()
 
 
 @functools.cache

@@ -4,15 +4,25 @@ An image enters as encoded bytes, as decoded `Pixels`, or `Prepared` by the clie
 `Pixels` of the model's own size and the Classifier as `Scores`.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deployments.errors import ApertureError
-from deployments.settings import EngineName, InputName, Limits, OutputName, Precision, PreprocessingSpec
+from deployments.settings import (
+    EngineName,
+    InputName,
+    Limits,
+    LiveSettings,
+    OutputName,
+    Precision,
+    PreprocessingSpec,
+    VersionPolicy,
+)
 from deployments.statistics import ModelStatistics
 
 Pixels = NDArray[np.uint8]  # (H, W, 3) RGB, contiguous
@@ -46,6 +56,54 @@ class ModelInfo:
     outputs: tuple[OutputName, ...] = ("PROBABILITIES", "LOGITS")
 
 
+# As TensorFlow Serving has them; versions.py tells what they mean here.
+State = Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionStatus:
+    """`reason`: why a version is not available although it is wanted, in a sentence; else empty."""
+
+    version: int
+    state: State
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What is in force in place of `base`, a model's `user_config`, until that changes: by an administrator's request,
+    or by a promotion. Of two, the one with the higher `sequence` holds. `unloaded`: no version is wanted at all.
+    """
+
+    base: LiveSettings
+    sequence: int
+    live: LiveSettings
+    unloaded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """What one replica of a Classifier says of itself. `live`: what is in force there.
+
+    `is_loading`: something that is wanted is not there yet. `fault`: why not all is there, when that was last seen to.
+    """
+
+    versions: tuple[VersionStatus, ...]
+    live: LiveSettings
+    override: Override | None = None
+    is_loading: bool = False
+    fault: str = ""
+
+    @property
+    def base(self) -> LiveSettings:
+        """The `user_config` of that replica."""
+        return self.live if self.override is None else self.override.base
+
+
+# What decides where a request goes that asks for no version, when traffic is divided: the same key, the same version.
+routing_key: ContextVar[str] = ContextVar("routing_key", default="")
+
+
 @dataclass(frozen=True, slots=True)
 class Scores:
     """One image's result. `inference_s`: how long its batch took on the engine."""
@@ -67,14 +125,22 @@ class Stages:
         return self.preprocess_s + self.queue_s + self.inference_s
 
 
+# Where an answer came from: kept by an Ingress, shared with an identical image in flight, or computed for it.
+Cached = Literal["hit", "joined", "miss"]
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One classified image. `probabilities` is the softmax of `logits`."""
+    """One classified image. `probabilities` is the softmax of `logits`. `cached`: None for a model without a cache.
+
+    `stages` of a "hit" are all zero; those of a "joined" one are the time that it waited.
+    """
 
     info: ModelInfo
     logits: Logits
     probabilities: Logits
     stages: Stages
+    cached: Cached | None = None
 
 
 class DataPlane(Protocol):
@@ -109,17 +175,62 @@ class DataPlane(Protocol):
         """Raises TooManyImages if a request may not have that many."""
         ...
 
-    def info_of(self, model: str | None, version: str | None = None) -> ModelInfo:
-        """The model of that name, or the first. Raises UnknownModel (also for its version) or ModelNotReady."""
+    def info_of(self, model: str | None, version: str | None = None, label: str | None = None) -> ModelInfo:
+        """What is to answer: the model of that name, or the first; the version of that number, or under that label, or
+        that to which `routing_key` leads.
+
+        Raises UnknownModel (also for a version or a label), BadRequest for both at once, or ModelNotReady.
+        """
+        ...
+
+    def is_ready(self) -> bool:
+        """Whether every model answers, but for those that were unloaded by request."""
         ...
 
     def ready_models(self) -> dict[str, ModelInfo | None]:
-        """All models by name, in the order of the settings; None while one is not warm yet."""
+        """All models by name, in the order of the settings, each with its default version; None while it has none."""
+        ...
+
+    def versions_of(self, model: str | None) -> tuple[VersionStatus, ...]:
+        """Of the model of that name, or the first; ascending. Raises UnknownModel."""
+        ...
+
+    def labels_of(self, model: str | None) -> Mapping[str, int]:
+        """Its labels, and the versions that they lead to now. Raises UnknownModel."""
         ...
 
     @property
     def limits(self) -> Limits: ...
 
-    async def statistics(self, model: str) -> ModelStatistics:
-        """Of all replicas together, since they started. Raises UnknownModel."""
+    async def statistics(self, model: str) -> Mapping[int, ModelStatistics]:
+        """By version, ascending; of all replicas together, since they started. Raises UnknownModel."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """What an administrator's request says of one model. `base_path`: where it must be; empty: wherever it is."""
+
+    versions: VersionPolicy
+    labels: Mapping[str, int]
+    base_path: str = ""
+
+
+class Administrator(Protocol):
+    """What changes models by request; deployments/administration.py implements it.
+
+    `who` is for the log. Each raises AdministrationOff, UnknownModel, BadRequest, LoadFailed, ModelNotReady, or
+    DeadlineExceeded after `timeout_s`; then what was begun goes on.
+    """
+
+    async def load(self, model: str, who: str, timeout_s: float) -> None:
+        """Returns once what is wanted of the model, and is on disk now, is announced."""
+        ...
+
+    async def unload(self, model: str, who: str, timeout_s: float) -> None:
+        """Returns once nobody is sent to any version of the model, until it is loaded again."""
+        ...
+
+    async def reload(self, wanted: Mapping[str, ModelConfig], who: str, timeout_s: float) -> None:
+        """As TensorFlow Serving does: models that are not among those wanted are unloaded."""
         ...

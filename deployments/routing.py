@@ -91,7 +91,7 @@ class FirstDoneRouter(PowerOfTwoChoicesRequestRouter):
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        ranks = await super().choose_replicas(candidate_replicas, pending_request)
+        ranks = await super().choose_replicas(having(candidate_replicas, pending_request), pending_request)
         return [[replica] for rank in ranks for replica in self._in_order(rank)]
 
     def on_send_request(self, replica_id: ReplicaID) -> None:
@@ -118,3 +118,9 @@ class FirstDoneRouter(PowerOfTwoChoicesRequestRouter):
             replicas,
             key=lambda replica: (replica.replica_id not in available, self._paces.expected_s(replica.replica_id)),
         )
+
+
+def having(replicas: list[RunningReplica], request: PendingRequest | None) -> list[RunningReplica]:
+    """Those that have the version that the call names, by what they last said; all of them if none has."""
+    version = None if request is None else request.kwargs.get("version")
+    return [each for each in replicas if version in each.routing_stats.get("versions", ())] or replicas

@@ -4,7 +4,7 @@ Each Ingress replica counts requests, each Classifier replica counts batches; th
 request (queue, input, inference, output) add up to its whole. A replica that ends takes its counts along.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -75,11 +75,15 @@ class ModelStatistics:
         return sum(total.count for total in self.batches.by_size.values())
 
 
-def summed(requests: Iterable[RequestStatistics], batches: Iterable[BatchStatistics]) -> ModelStatistics:
-    """The statistics of a model from those of its replicas."""
-    total = ModelStatistics(RequestStatistics(), BatchStatistics())
+def summed(
+    requests: Iterable[Mapping[int, RequestStatistics]], batches: Iterable[Mapping[int, BatchStatistics]]
+) -> dict[int, ModelStatistics]:
+    """The statistics of a model by version, ascending, from those of its replicas."""
+    totals: dict[int, ModelStatistics] = {}
     for of_ingress in requests:
-        total.requests.merge(of_ingress)
+        for version, counted in of_ingress.items():
+            totals.setdefault(version, ModelStatistics(RequestStatistics(), BatchStatistics())).requests.merge(counted)
     for of_classifier in batches:
-        total.batches.merge(of_classifier)
-    return total
+        for version, run in of_classifier.items():
+            totals.setdefault(version, ModelStatistics(RequestStatistics(), BatchStatistics())).batches.merge(run)
+    return dict(sorted(totals.items()))

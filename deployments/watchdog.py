@@ -76,6 +76,10 @@ class Watchdog:
             die_of_crashes()
             self._ticker = asyncio.create_task(self._tick())
 
+    def allow(self, limit_s: float) -> None:
+        """From now on a batch may take so long, if that is longer than it was allowed."""
+        self._limit_s = max(self._limit_s, limit_s)
+
     def stop(self) -> None:
         if self._ticker is not None:
             self._ticker.cancel()

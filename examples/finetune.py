@@ -5,9 +5,11 @@
 
 Either writes models/NAME/<next version>/ (weights, model.yaml, golden/) and, for a new name, configs/NAME.yaml. SGD
 with momentum and a cosine schedule; accuracy, the confusion matrix and the golden pictures, on which the service
-compares engines, are of what training never saw, preprocessed as when serving.
+compares engines, are of what training never saw, preprocessed as when serving. What the model answers to the golden
+pictures is recorded beside them (golden.npz), and the service refuses a version that does not reproduce it.
 
-    python -m examples.finetune --golden-only models/shapes/1     trains nothing: golden/ for a version that has none
+    python -m examples.finetune --golden-only models/shapes/1     trains nothing: golden/ for a version that has none,
+                                                                  and a recording of what the version answers now
 """
 
 import argparse
@@ -25,10 +27,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from deployments.engines.golden import GOLDEN
+from deployments.engines.recorded import record
 from deployments.engines.sources import pretrained_state, read_state
 from deployments.errors import ConfigError
-from deployments.repository import MANIFEST, write_manifest
+from deployments.repository import write_manifest
 from deployments.settings import ModelSettings, PreprocessingSpec
+from examples.recording import record_version, reference
 from examples.training_data import Split, folder_splits, shape_splits
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,13 +48,11 @@ def main() -> None:
 
 
 def finetune(args: argparse.Namespace) -> None:
-    spec = PreprocessingSpec(resize_size=args.resize_size or args.crop_size, crop_size=args.crop_size)
-    train, held_out = folder_splits(args.data, spec) if args.data else shape_splits(args.pictures, args.held_out, spec)
     if args.golden_only:
-        if not (args.golden_only / MANIFEST).is_file():
-            raise ConfigError(f"{args.golden_only} has no {MANIFEST}; give the directory of a version.")
-        held_out.pictures.write_golden(args.golden_only / GOLDEN)
+        record_version(args.golden_only, lambda spec: splits(args, spec)[1])
         return
+    spec = PreprocessingSpec(resize_size=args.resize_size or args.crop_size, crop_size=args.crop_size)
+    train, held_out = splits(args, spec)
     print(f"{len(train.labels)} classes, {len(train.pictures)} pictures to train on, {len(held_out.pictures)} held out")
     model = build_model(args.architecture, len(train.labels), args.start_from)
     fit(model, train, spec, args)
@@ -59,6 +61,11 @@ def finetune(args: argparse.Namespace) -> None:
     config = write_config(args.name)
     print(f"Wrote {directory.relative_to(ROOT)}. To serve it: make serve CONFIG={config.relative_to(ROOT)}")
     report(evaluate(model, held_out, spec, args.batch_size), train.labels)
+
+
+def splits(args: argparse.Namespace, spec: PreprocessingSpec) -> tuple[Split, Split]:
+    """The pictures to train on, and those held out."""
+    return folder_splits(args.data, spec) if args.data else shape_splits(args.pictures, args.held_out, spec)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -74,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=10, help="passes over --data; drawn pictures are never repeated")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=None, help="peak (default: 0.08, or 0.01 with --data)")
-    parser.add_argument("--golden-only", type=Path, metavar="DIR", help="models/NAME/VERSION to write golden/ into")
+    parser.add_argument("--golden-only", type=Path, metavar="DIR", help="models/NAME/VERSION to record")
     parser.add_argument("--workers", type=int, default=2, help="processes that read or draw pictures")
     args = parser.parse_args()
     own_data = args.data is not None
@@ -194,10 +201,17 @@ def export(model: nn.Module, architecture: str, name: str, held_out: Split, spec
     weights = unfinished / "model.safetensors"
     save_file(state, weights)
     weights.chmod(0o644)  # safetensors lets only the owner read, and the service may run as somebody else.
-    write_manifest(
-        unfinished, architecture=architecture, weights=weights.name, labels=held_out.labels, preprocessing=spec
-    )
     held_out.pictures.write_golden(unfinished / GOLDEN)
+    # The model that was trained, not the file that it was written to: whether that is the same, the service will see.
+    recorded = record(unfinished, spec, reference(model, spec)) if len(held_out.pictures) else None
+    write_manifest(
+        unfinished,
+        architecture=architecture,
+        weights=weights.name,
+        labels=held_out.labels,
+        preprocessing=spec,
+        recorded=recorded,
+    )
     return unfinished.rename(root / str(version))
 
 

@@ -18,6 +18,7 @@ from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDepl
 
 from deployments.errors import ConfigError
 from deployments.settings import RESERVED_NAMES, LiveSettings, Settings, check_batch_can_fill, live_batch_size
+from deployments.settings.administration import check_administration
 from deployments.settings.keys import check_exposure
 from scripts.check_autoscaling import POLICY, check_autoscaling
 
@@ -129,6 +130,7 @@ def _check_application(config: ServeDeploySchema) -> None:
         raise ConfigError(f"The application's route_prefix is {application.route_prefix!r}; clients need it to be '/'.")
     settings = Settings.model_validate(application.args)
     check_exposure(settings.access, config.http_options.host)
+    check_administration(settings.administration, settings.access, config.http_options.host)
     _check_deployments(application, settings)
 
 

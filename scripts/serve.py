@@ -5,12 +5,15 @@ Ctrl-C, SIGTERM, or closing the terminal, stops everything that it started, once
 one does not wait for that.
 """
 
+import atexit
 import errno
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -24,7 +27,7 @@ from deployments.errors import ConfigError
 from deployments.settings import Access, Settings
 from deployments.settings.keys import is_loopback
 from scripts.check_config import check_config
-from scripts.ray_env import production_profile
+from scripts.ray_env import haproxy_folder, production_profile
 from scripts.service import Service
 
 # Where HAProxy tells its state, with the variables that move them (ray.serve._private.constants).
@@ -45,7 +48,11 @@ def main() -> int:
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "configs/local.yaml")
     try:
         config = check_config(path)
-        environment = {**production_profile(on_one_machine=is_loopback(config.http_options.host)), **os.environ}
+        # For this user alone. Names of sockets are short, and Serve adds 57 characters.
+        folder = tempfile.mkdtemp(prefix="aperture-", dir="/tmp")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        profile = production_profile(on_one_machine=is_loopback(config.http_options.host))
+        environment = {**profile, **haproxy_folder(folder), **os.environ}
         if "RAY_ADDRESS" not in environment:  # Else the keys may be where the cluster is, and not here.
             check_keys(_access(config))
         _refuse_taken_ports(config, environment)

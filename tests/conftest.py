@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from scripts.ray_env import production_profile
+from scripts.ray_env import haproxy_folder, production_profile
 from tests.awaiting import free_port
 
 if TYPE_CHECKING:
@@ -31,14 +31,7 @@ os.environ["RAY_SERVE_HAPROXY_STATS_PORT"] = str(free_port())
 # By default every HAProxy of this machine has the same files and the same socket, and tests of commands start another.
 HAPROXY_FOLDER = tempfile.mkdtemp(prefix="haproxy-")
 atexit.register(shutil.rmtree, HAPROXY_FOLDER, ignore_errors=True)
-os.environ["RAY_SERVE_HAPROXY_SERVER_STATE_BASE"] = HAPROXY_FOLDER
-for variable, file in {
-    "CONFIG_FILE_LOC": "haproxy.cfg",
-    "SOCKET_PATH": "admin.sock",
-    "METRICS_SOCKET_PATH": "metrics.sock",
-    "SERVER_STATE_FILE": "server-state",
-}.items():
-    os.environ[f"RAY_SERVE_HAPROXY_{variable}"] = f"{HAPROXY_FOLDER}/{file}"
+os.environ.update(haproxy_folder(HAPROXY_FOLDER))
 
 # One for the whole session, so that the engines of the bundled model are measured once.
 os.environ["APERTURE_CACHE"] = tempfile.mkdtemp(prefix="aperture-tests-")

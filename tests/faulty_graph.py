@@ -54,7 +54,7 @@ def png(colour: tuple[int, int, int]) -> bytes:
 
 
 class FaultyEngine(DummyEngine):
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, version: int | None) -> None:
         super().__init__(settings)
         self.is_broken = False
         self.failed_once = False

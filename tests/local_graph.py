@@ -40,13 +40,14 @@ def local_config() -> dict[str, Any]:
 
 
 def graph_config() -> dict[str, Any]:
-    """configs/local.yaml with three more models.
+    """configs/local.yaml with three more models, which requests may load and unload.
 
     `colours` is on the dummy engine, and so is `slow`, which takes SLOW_S for each image, one after another. `tensors`
     is the bundled model for clients that preprocess images themselves.
     """
     config = local_config()
     application = config["applications"][0]
+    application["args"]["administration"] = {"enabled": True}
     application["args"]["models"] += [
         {"name": "colours", "engine": "dummy"},
         {"name": "slow", "engine": "dummy", "max_batch_size": 1},

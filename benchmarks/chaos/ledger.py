@@ -31,6 +31,8 @@ class Entry:
     outcome: Outcome
     # What came instead of the answer, for people.
     detail: str = ""
+    # Of the model, which the answer names.
+    version: int = 0
 
     @property
     def is_well(self) -> bool:

@@ -22,13 +22,14 @@ class Question:
     # Probability by label.
     answer: Mapping[str, float]
 
-    def is_answered_by(self, answer: Mapping[str, float]) -> bool:
+    def is_answered_by(self, answer: Mapping[str, float], version: int) -> bool:
+        """`version`: of the model, which says that it has answered. Here all are the same."""
         return distance(self.answer, answer) <= TOLERANCE
 
 
-def candidates(count: int) -> list[bytes]:
-    """BMP files of smooth colours that nobody drew: models are undecided about them, each time in another way."""
-    return [_encode(_colours(np.random.default_rng(seed), SIDES[seed % len(SIDES)])) for seed in range(count)]
+def candidates(count: int, formats: Sequence[str] = ("BMP",)) -> list[bytes]:
+    """Smooth colours that nobody drew: models are undecided about them, each time in another way."""
+    return [_candidate(seed, formats[seed // len(SIDES) % len(formats)]) for seed in range(count)]
 
 
 def apart(questions: Sequence[Question], count: int = COUNT) -> list[Question]:
@@ -49,13 +50,17 @@ def distance(one: Mapping[str, float], other: Mapping[str, float]) -> float:
     return max(abs(one[label] - other[label]) for label in one)
 
 
+def _candidate(seed: int, image_format: str) -> bytes:
+    return _encode(_colours(np.random.default_rng(seed), SIDES[seed % len(SIDES)]), image_format)
+
+
 def _colours(random: np.random.Generator, side: int) -> NDArray[np.uint8]:
     """(side, side, 3)"""
     few = Image.fromarray(random.integers(0, 256, (3, 3, 3), dtype=np.uint8))
     return np.asarray(few.resize((side, side), Image.Resampling.BICUBIC))
 
 
-def _encode(pixels: NDArray[np.uint8]) -> bytes:
+def _encode(pixels: NDArray[np.uint8], image_format: str) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "BMP")
+    Image.fromarray(pixels).save(file, image_format)
     return file.getvalue()

@@ -39,8 +39,9 @@ async def run(args: argparse.Namespace, folder: Path) -> Results:
     """The figures of each scenario, by its name. `folder` takes the config and the service's log."""
     config = chaos_config(yaml.safe_load((ROOT / "configs/local.yaml").read_text()))
     results: Results = {}
-    with _serving(config, folder, plain=args.plain) as process:
-        async with _stage(config, process, args) as stage:
+    with serving(config, folder, plain=args.plain) as process:
+        async with connected(config, process, plain=args.plain) as cluster:
+            stage = Stage(cluster, await ask(cluster.endpoints), args.per_second)
             chosen = [each for each in _scenarios(stage.cluster, args) if _is_wanted(each.name, args.only)]
             for number, scenario in enumerate(chosen, 1):
                 print(f"[{number} of {len(chosen)}] {scenario.name} ...", flush=True)
@@ -77,24 +78,26 @@ def _told(ledger: Ledger, is_kept: bool) -> dict[str, float | bool]:
 
 
 @asynccontextmanager
-async def _stage(config: Config, process: "subprocess.Popen[bytes]", args: argparse.Namespace) -> AsyncIterator[Stage]:
-    """Connected to the cluster, settled, with questions whose answers are known."""
+async def connected(
+    config: Config, process: "subprocess.Popen[bytes]", *, plain: bool = False
+) -> AsyncIterator[Cluster]:
+    """This process connected to the cluster of that service, once it is settled."""
     endpoints = Endpoints(
         f"http://127.0.0.1:{config['http_options']['port']}",
         f"127.0.0.1:{config['grpc_options']['port']}",
         MODEL,
     )
-    cluster = Cluster(endpoints, APPLICATION, process.pid, config, with_haproxy=not args.plain)
+    cluster = Cluster(endpoints, APPLICATION, process.pid, config, with_haproxy=not plain)
     ray.init(address="auto", namespace="serve", log_to_driver=False, configure_logging=False)
     try:
         await until(lambda: is_settled(cluster, config), READY_TIMEOUT_S, "every replica runs")
-        yield Stage(cluster, await ask(endpoints), args.per_second)
+        yield cluster
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def _serving(config: Config, folder: Path, *, plain: bool) -> Iterator["subprocess.Popen[bytes]"]:
+def serving(config: Config, folder: Path, *, plain: bool = False) -> Iterator["subprocess.Popen[bytes]"]:
     """What `make serve` starts, or `serve run`, once it is ready; nothing of it is left behind."""
     path, log = folder / "config.yaml", folder / "serve.log"
     path.write_text(yaml.safe_dump(config))

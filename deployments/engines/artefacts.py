@@ -5,8 +5,6 @@ model's content, so that a second start needs neither torch nor the time to buil
 something has to be built.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,12 +16,25 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from deployments.engines import reference
 from deployments.engines.cache import Cache
-from deployments.engines.golden import GOLDEN, MAX_GOLDEN_IMAGES, identity_of, made_up_pixels, pick_images, pixels_of
+from deployments.engines.content import content_digest
+from deployments.engines.facts import Facts, facts_of_graph, facts_of_source, read_facts, stated_facts, write_facts
+from deployments.engines.golden import (
+    GOLDEN,
+    MAX_GOLDEN_IMAGES,
+    digests_of,
+    identity_of,
+    identity_of_digests,
+    made_up_pixels,
+    pick_images,
+    pixels_of,
+)
 from deployments.errors import ConfigError
 from deployments.messages import ModelInfo
-from deployments.repository import ModelVersion, find_version, read_labels, sha256_of
-from deployments.settings import EngineName, ModelSettings, Precision, PreprocessingSpec, with_fidelity
+from deployments.repository import ModelVersion, find_version
+from deployments.settings import EngineName, ModelSettings, Precision, with_fidelity
+from deployments.weight_files import Format
 
 if TYPE_CHECKING:
     import torch
@@ -32,66 +43,71 @@ if TYPE_CHECKING:
 
 Content = TypeVar("Content")
 
-# Raised when what is written here changes its meaning, so that no older file is taken for it.
-LAYOUT: Final = 1
 # NNCF's own default is 300 (nncf.quantize, subset_size); below 200 the ranges of rare channels are chance.
 CALIBRATION_IMAGES: Final = 300
 MIN_CALIBRATION_IMAGES: Final = 200
-REFERENCE_BATCH: Final = 8
-WEIGHT_FILES: Final = (".safetensors", ".pth", ".pt")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What there is to say of a model without loading it."""
-
-    version: int
-    architecture: str
-    labels: tuple[str, ...]
-    preprocessing: PreprocessingSpec
+# Of a model whose weights are torchvision's or a local file.
+ONLY_VERSION: Final = 1
 
 
 @dataclass(frozen=True)
 class Golden:
-    """Images to compare engines on, and what eager float32 makes of them."""
+    """Images to compare engines on, and what the reference makes of them."""
 
     identity: str  # of the images and the reference
     pixels: NDArray[np.uint8]  # (N, H, W, 3)
     logits: NDArray[np.float32]  # (N, classes)
-    are_photographs: bool  # False: made up, good enough to tell a wrong engine but not to judge a lower precision
+    digests: tuple[bytes, ...]  # the SHA-256 of each file that the pixels may be of
+
+    @property
+    def are_photographs(self) -> bool:
+        """False: made up, good enough to tell a wrong engine but not to judge a lower precision."""
+        return bool(self.digests)
 
 
 class Artefacts:
     """Everything about the model of `settings` that engines are built from. Its methods raise ConfigError."""
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, version: int | None = None) -> None:
+        """Of `version`, or of the highest there is. What lies on disk is looked for and hashed here, and only here."""
         self.settings = settings
-        self._found = find_version(settings.path) if settings.path is not None else None
-        self.digest = _digest(settings, self._found)
+        self.found = _find(settings, version)
+        self.digest = content_digest(settings, self.found)
         self._cache = Cache(settings.name, self.digest)
+        self._golden: dict[tuple[Path, ...], Golden] = {}
 
     @cached_property
     def facts(self) -> Facts:
-        if self._found is not None:
-            manifest = self._found.manifest
-            return Facts(self._found.version, manifest.architecture, manifest.labels, manifest.preprocessing)
-        return self.read("facts", self._write_facts, _read_facts)
+        if self.found is None:
+            return self.read(
+                "facts", lambda directory: write_facts(facts_of_source(self._source), directory), read_facts
+            )
+        if (stated := stated_facts(self.found)) is not None:
+            return stated
+        return self._facts_of_graph(self.found)
+
+    @property
+    def format(self) -> Format:
+        return "state_dict" if self.found is None else self.found.manifest.format
 
     @cached_property
     def network(self) -> "torch.nn.Module":
         """Eager float32 on the CPU, uint8 (N, H, W, 3) to logits. Engines that change it change a copy."""
         from deployments.engines.network import Normalized
 
-        if self._source.version != self.facts.version:
-            raise ConfigError(
-                f"Model {self.settings.name!r} got a new version on disk while it was loaded; start again."
-            )
         return Normalized(self._source.module, self._source.preprocessing).eval()
 
     @cached_property
     def golden(self) -> Golden:
-        images, spec = self._golden_images, self.facts.preprocessing
-        identity = f"{identity_of(images) if images else 'made-up'}-torch-{version_of('torch')}"
+        return self.golden_of(self._golden_images)
+
+    def golden_of(self, images: Sequence[Path]) -> Golden:
+        """What the reference makes of `images`, kept as long as they are the same; of made-up pictures if none."""
+        if (known := self._golden.get(tuple(images))) is not None:
+            return known
+        digests, spec = digests_of(images), self.facts.preprocessing
+        which = identity_of_digests(digests) if images else "made-up"
+        identity = f"{which}-{reference.name_of(self)}-pillow-{version_of('pillow')}"
 
         def build(directory: Path) -> None:
             pixels = pixels_of(images, spec) if images else made_up_pixels(spec)
@@ -99,9 +115,10 @@ class Artefacts:
 
         def read(directory: Path) -> Golden:
             with (directory / "golden.npz").open("rb") as file, np.load(file) as stored:
-                return Golden(identity, stored["pixels"], stored["logits"], bool(images))
+                return Golden(identity, stored["pixels"], stored["logits"], tuple(digests))
 
-        return self.read(f"golden-{identity}", build, read)
+        golden = self._golden[tuple(images)] = self.read(f"golden-{identity}", build, read)
+        return golden
 
     @cached_property
     def calibration_identity(self) -> str:
@@ -154,14 +171,14 @@ class Artefacts:
     def _source(self) -> "ModelSource":
         from deployments.engines.sources import load_source
 
-        return load_source(self.settings)
+        return load_source(self.settings, self.found)
 
     @cached_property
     def _golden_images(self) -> Sequence[Path]:
         """Those of the settings, or those beside the weights, or none."""
         if self.settings.golden is not None:
             return pick_images(Path(self.settings.golden), MAX_GOLDEN_IMAGES)
-        if self._found is not None and (beside := self._found.weights_path.parent / GOLDEN).is_dir():
+        if self.found is not None and (beside := self.found.weights_path.parent / GOLDEN).is_dir():
             return pick_images(beside, MAX_GOLDEN_IMAGES)
         return []
 
@@ -172,16 +189,7 @@ class Artefacts:
         return self._golden_images
 
     def _reference(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        import torch
-
-        # Others may serve on this machine; torch by itself would take all of its cores.
-        torch.set_num_threads(self.settings.threads or 1)
-        with torch.inference_mode():
-            batches = [
-                self.network(torch.from_numpy(pixels[start : start + REFERENCE_BATCH])).numpy()
-                for start in range(0, len(pixels), REFERENCE_BATCH)
-            ]
-        logits = np.concatenate(batches)  # (N, classes) float32
+        logits = reference.logits_of(self, pixels)  # (N, classes)
         if not np.isfinite(logits).all():
             raise ConfigError(
                 f"The weights of model {self.settings.name!r} make values of golden images that are not finite; they "
@@ -190,34 +198,25 @@ class Artefacts:
         return logits
 
     def _write_facts(self, directory: Path) -> None:
-        source = self._source
-        content = {
-            "version": source.version,
-            "architecture": source.architecture,
-            "labels": source.labels,
-            "preprocessing": source.preprocessing.model_dump(mode="json"),
-        }
-        (directory / "facts.json").write_text(json.dumps(content))
+        write_facts(facts_of_source(self._source), directory)
+
+    def _facts_of_graph(self, found: ModelVersion) -> Facts:
+        from deployments.engines.foreign import log_defaults
+
+        def read(directory: Path) -> Facts:
+            return read_facts(directory, found)
+
+        facts = self.read("facts", lambda directory: write_facts(facts_of_graph(found), directory), read)
+        log_defaults(found, facts.labels, facts.preprocessing)
+        return facts
 
 
-def _read_facts(directory: Path) -> Facts:
-    content = json.loads((directory / "facts.json").read_text())
-    spec = PreprocessingSpec.model_validate(content["preprocessing"])
-    return Facts(content["version"], content["architecture"], tuple(content["labels"]), spec)
-
-
-def _digest(settings: ModelSettings, found: ModelVersion | None) -> str:
-    """Of everything that decides what the model computes. torchvision's names stand for the files that it published."""
-    content: dict[str, object] = {"layout": LAYOUT, "torchvision": version_of("torchvision")}
-    if found is not None:
-        content |= {"version": found.version}
-        content |= found.manifest.model_dump(mode="json", exclude={"preprocessing": {"fidelity"}})
-    else:
-        content |= settings.model_dump(
-            mode="json", include={"architecture", "weights", "preprocessing"}, exclude={"preprocessing": {"fidelity"}}
+def _find(settings: ModelSettings, version: int | None) -> ModelVersion | None:
+    """None for a model without a directory, which has one version alone."""
+    if settings.path is not None:
+        return find_version(settings.path, version)
+    if version not in (None, ONLY_VERSION):
+        raise ConfigError(
+            f"Model {settings.name!r} has no path and so the one version {ONLY_VERSION}, not version {version}."
         )
-        content["labels"] = read_labels(settings.labels) if settings.labels else None
-        weights = Path(settings.weights or "")
-        if weights.suffix in WEIGHT_FILES and weights.is_file():
-            content["weights"] = sha256_of(weights)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return None

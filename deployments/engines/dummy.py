@@ -23,12 +23,12 @@ SECONDS = "APERTURE_DUMMY_SECONDS"
 
 
 class DummyEngine:
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, version: int | None = None) -> None:
         self._max_batch_size = settings.max_batch_size
         self._batch_s, self._image_s = _seconds(os.environ.get(SECONDS, "0 0"))
         self._info = ModelInfo(
             name=settings.name,
-            version=1,
+            version=1 if version is None else version,
             labels=LABELS,
             preprocessing=with_fidelity(settings.preprocessing or PreprocessingSpec(), settings),
             architecture="dummy",

@@ -38,9 +38,18 @@ def pick_images(folder: Path, at_most: int) -> list[Path]:
     return [files[index] for index in picked]
 
 
+def digests_of(files: Sequence[Path]) -> list[bytes]:
+    """The SHA-256 of each file, 32 bytes. Raises ConfigError if one cannot be read."""
+    return [hashlib.sha256(_read(file)).digest() for file in files]
+
+
 def identity_of(files: Sequence[Path]) -> str:
     """24 hex digits that change with the content of any of `files`. Raises ConfigError if one cannot be read."""
-    return hashlib.sha256(b"".join(hashlib.sha256(_read(file)).digest() for file in files)).hexdigest()[:24]
+    return identity_of_digests(digests_of(files))
+
+
+def identity_of_digests(digests: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:24]
 
 
 def pixels_of(files: Sequence[Path], spec: PreprocessingSpec) -> NDArray[np.uint8]:

@@ -34,6 +34,11 @@ def judge(
     reference: NDArray[np.float32], candidate: NDArray[np.float32], precision: Precision, tolerance: Tolerance
 ) -> Verdict:
     """Compares logits (N, classes) of an engine with those of the reference, which are finite, N > 0."""
+    return compare(reference, candidate, _bounds(precision, tolerance))
+
+
+def compare(reference: NDArray[np.float32], candidate: NDArray[np.float32], bounds: Tolerance) -> Verdict:
+    """As `judge`, with the bounds that hold."""
     if candidate.shape != reference.shape:
         return _incomparable(reference, f"its logits have the shape {candidate.shape} instead of {reference.shape}")
     if not np.isfinite(candidate).all():
@@ -41,7 +46,7 @@ def judge(
     agreement = float(np.mean(reference.argmax(axis=1) == candidate.argmax(axis=1)))
     difference = float(np.abs(_softmax(reference) - _softmax(candidate)).max())
     cosine = float(_cosines(reference, candidate).min())
-    refusal = _refusal(agreement, difference, _bounds(precision, tolerance))
+    refusal = _refusal(agreement, difference, bounds)
     return Verdict(len(reference), agreement, difference, cosine, refusal)
 
 

@@ -11,6 +11,7 @@ from typing import Final
 import torch
 from torch.fx.experimental.optimization import fuse
 
+from deployments.engines.exported_program import ExportedModule
 from deployments.settings import Precision, PreprocessingSpec
 
 logger = logging.getLogger("ray.serve")
@@ -53,8 +54,11 @@ class Folded(torch.nn.Module):
     def __init__(self, reference: Normalized, precision: Precision) -> None:
         super().__init__()
         self._dtype = DTYPES[precision]
-        folded = fold_batch_norm(reference.module)
-        self.module = folded.to(dtype=self._dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        folded = fold_batch_norm(reference.module).to(dtype=self._dtype)
+        # Exported programs have views of tensors in them that need not fit another layout.
+        if not isinstance(reference.module, ExportedModule):
+            folded = folded.to(memory_format=torch.channels_last)
+        self.module = folded
         self.register_buffer("scale", 1 / (255 * reference.std))
         self.register_buffer("shift", -reference.mean / reference.std)
         self.scale: torch.Tensor

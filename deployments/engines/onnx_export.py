@@ -14,8 +14,10 @@ from typing import Final, cast
 import torch
 
 from deployments.engines.artefacts import Artefacts
+from deployments.engines.foreign import binding_of
 from deployments.engines.network import Normalized
 from deployments.errors import ConfigError
+from deployments.repository import ModelVersion
 from deployments.settings import Precision
 
 IMAGES: Final = "images"  # uint8 (batch, H, W, 3), of any batch size
@@ -49,10 +51,24 @@ class _AtPrecision(torch.nn.Module):
 def onnx_path(artefacts: Artefacts, precision: Precision = "fp32") -> Path:
     """The ONNX file of the network, which computes in `precision` from behind the normalisation to the logits.
 
-    For the precisions in TYPES. Raises ConfigError if the export is yet to be made and what it needs is not installed.
+    For the precisions in TYPES; of a model that is an ONNX file already, which computes as it does, for fp32 alone.
+    Raises ConfigError if the file is yet to be made and what it needs is not installed.
     """
+    if artefacts.found is not None and artefacts.format == "onnx":
+        return _with_pixels_in_front(artefacts, artefacts.found)
     name = f"onnx-{precision}-torch-{version_of('torch')}"
     return artefacts.directory(name, lambda directory: _export(artefacts, precision, directory / FILE)) / FILE
+
+
+def _with_pixels_in_front(artefacts: Artefacts, found: ModelVersion) -> Path:
+    def write(directory: Path) -> None:
+        check_installed(artefacts)
+        from deployments.engines.onnx_graph import write_with_pixels_in_front
+
+        spec = artefacts.facts.preprocessing
+        write_with_pixels_in_front(found.weights_path, binding_of(found), spec, directory)
+
+    return artefacts.directory("onnx-as-it-came", write) / FILE
 
 
 def check_installed(artefacts: Artefacts) -> None:

@@ -25,7 +25,9 @@ import onnxruntime
 
 from deployments.engines.artefacts import Artefacts
 from deployments.engines.base import Images, stack
+from deployments.engines.binding import Binding
 from deployments.engines.hardware import describe_hardware
+from deployments.engines.parts import batches_of, run_in_parts
 from deployments.engines.registry import Build
 from deployments.messages import ModelInfo
 
@@ -47,7 +49,10 @@ class OnnxRuntimeEngine:
         self._session = build.artefacts.read(
             _name(build), partial(write, build.artefacts), partial(_read, threads=build.threads)
         )
-        self._input = self._session.get_inputs()[0].name
+        source = self._session.get_inputs()[0]
+        self._input = source.name
+        # A graph of others may have been exported for one batch size.
+        self._only_size = source.shape[0] if isinstance(source.shape[0], int) else None
 
     def info(self) -> ModelInfo:
         return self._info
@@ -59,9 +64,28 @@ class OnnxRuntimeEngine:
         return 1
 
     def infer(self, images: Images) -> NDArray[np.float32]:
-        (logits,) = self._session.run(None, {self._input: stack(images, len(images))})
+        if self._only_size is not None:
+            return run_in_parts(self._run, images, self._only_size)
+        return self._run(stack(images, len(images)))
+
+    def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        (logits,) = self._session.run(None, {self._input: batch})
         result: NDArray[np.float32] = logits  # (N, classes)
         return result
+
+
+def run_as_it_is(path: Path, binding: Binding, images: NDArray[Any], batch_size: int) -> NDArray[np.float32]:
+    """What the ONNX file itself answers to `images`, which are what it takes, without optimisations."""
+    from deployments.engines import onnx_graph
+
+    with tempfile.TemporaryDirectory() as scratch:
+        alone = onnx_graph.write_alone(path, binding, Path(scratch))
+        session = _plain_session(alone, threads=1)
+    parts = [
+        session.run(None, {binding.input: images[start : start + batch_size]})[0]
+        for start in range(0, len(images), batch_size)
+    ]
+    return np.concatenate(parts).astype(np.float32)
 
 
 def _name(build: Build) -> str:
@@ -73,9 +97,13 @@ def _name(build: Build) -> str:
 
 
 def _read(directory: Path, threads: int) -> onnxruntime.InferenceSession:
+    return _plain_session(directory / FILE, threads)  # It is optimised already.
+
+
+def _plain_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options = _options(threads)
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # It is optimised.
-    return onnxruntime.InferenceSession(directory / FILE, options, providers=["CPUExecutionProvider"])
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _write_fp32(artefacts: Artefacts, directory: Path) -> None:
@@ -130,7 +158,7 @@ def _quantize(source: Path, pixels: NDArray[np.uint8], target: Path) -> None:
         quantize_static(
             prepared,
             target,
-            _Calibration(graph.input[0].name, pixels),
+            _Calibration(graph.input[0].name, pixels, graph.input[0].type.tensor_type.shape.dim[0].dim_value or None),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -146,10 +174,8 @@ def _quantize(source: Path, pixels: NDArray[np.uint8], target: Path) -> None:
 class _Calibration:
     """A CalibrationDataReader of onnxruntime.quantization, counted in batches."""
 
-    def __init__(self, name: str, pixels: NDArray[np.uint8]) -> None:
-        self._batches = [
-            pixels[start : start + CALIBRATION_BATCH] for start in range(0, len(pixels), CALIBRATION_BATCH)
-        ]
+    def __init__(self, name: str, pixels: NDArray[np.uint8], only_size: int | None) -> None:
+        self._batches = batches_of(pixels, CALIBRATION_BATCH, only_size)
         self._name = name
         self._next = iter(self._batches)
 

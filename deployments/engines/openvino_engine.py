@@ -1,12 +1,11 @@
 """The OpenVINO engine: the network as OpenVINO's own IR, compiled for the CPU that serves.
 
-Torch is needed once, to convert the network, and NNCF once, to quantise the IR to int8. The telemetry of both is kept
-out of the process.
+Torch is needed once, to convert the network, and NNCF once, to quantise the IR to int8. ONNX files and SavedModels need
+neither of them nor TensorFlow.
 """
 
 import io
 import logging
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -20,17 +19,15 @@ from numpy.typing import NDArray
 
 from deployments.engines.artefacts import Artefacts
 from deployments.engines.base import Images, power_of_two_sizes, stack
+from deployments.engines.binding import bind
+from deployments.engines.openvino_graph import graph_of, read_graph, with_pixels_in_front
+from deployments.engines.openvino_library import ov
+from deployments.engines.parts import batches_of, run_in_parts
 from deployments.engines.registry import Build
 from deployments.errors import ConfigError
 from deployments.messages import ModelInfo
-from deployments.settings import Precision
-
-# Both libraries report their use to Google Analytics when they are imported, OpenVINO from a process that it forks. The
-# documented way out, `opt_in_out --opt_out`, writes into the user's home and reports that, too. None means that the
-# package cannot be imported (Python reference, "The module cache"), for which both have a stub that sends nothing.
-sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-
-import openvino as ov  # noqa: E402
+from deployments.repository import ModelVersion
+from deployments.settings import Precision, PreprocessingSpec
 
 FILE: Final = "model.xml"
 WEIGHTS: Final = "model.bin"
@@ -58,18 +55,24 @@ class OpenVinoEngine:
         _check_offered(core, build)
         self._info = build.artefacts.describe("openvino", build.precision, "cpu")
         self._requests = _compile(core, build, _path(core, build))
+        # A graph of others may have been exported for one batch size.
+        self._only_size = next(iter(self._requests)) if len(self._requests) == 1 else None
+        largest = build.artefacts.settings.max_batch_size
+        self._sizes: Sequence[int] = tuple(self._requests) if self._only_size is None else range(1, largest + 1)
 
     def info(self) -> ModelInfo:
         return self._info
 
     def batch_sizes(self) -> Sequence[int]:
-        return tuple(self._requests)
+        return self._sizes
 
     def runners(self) -> int:
         # Two at once have corrupted the heap inside Ray's workers.
         return 1
 
     def infer(self, images: Images) -> NDArray[np.float32]:
+        if self._only_size is not None:
+            return run_in_parts(self._run, images, self._only_size)
         batch = stack(images, len(images))  # (N, H, W, 3) uint8
         parts: list[NDArray[np.float32]] = []
         start = 0
@@ -105,7 +108,10 @@ def _check_offered(core: Any, build: Build) -> None:
 
 
 def _compile(core: Any, build: Build, path: Path) -> Mapping[int, Any]:
-    """An infer request for each batch size, ascending; of large models, the same one for all."""
+    """An infer request for each batch size, ascending; of large models, the same one for all.
+
+    A graph that was exported for one batch size has only that.
+    """
     settings = build.artefacts.settings
     model = core.read_model(path)
     config = {
@@ -115,6 +121,8 @@ def _compile(core: Any, build: Build, path: Path) -> Mapping[int, Any]:
         "ENABLE_CPU_PINNING": False,
         "INFERENCE_PRECISION_HINT": HINTS[build.precision],
     }
+    if (only_size := _static_batch(model)) is not None:
+        return {only_size: _request(core.compile_model(model, "CPU", config), build)}
     if path.with_name(WEIGHTS).stat().st_size > MAX_WEIGHT_BYTES_OF_EACH_SIZE:
         request = _request(core.compile_model(model, "CPU", config), build)
         return dict.fromkeys(range(1, settings.max_batch_size + 1), request)
@@ -123,6 +131,11 @@ def _compile(core: Any, build: Build, path: Path) -> Mapping[int, Any]:
         model.reshape([size, *list(model.input(0).partial_shape)[1:]])
         requests[size] = _request(core.compile_model(model, "CPU", config), build)
     return requests
+
+
+def _static_batch(model: Any) -> int | None:
+    size = model.input(0).partial_shape[0]
+    return size.get_length() if size.is_static else None
 
 
 def _request(compiled: Any, build: Build) -> Any:
@@ -162,6 +175,10 @@ def _path(core: Any, build: Build) -> Path:
 
 
 def _convert(artefacts: Artefacts, path: Path) -> None:
+    if artefacts.found is not None and artefacts.format != "state_dict":
+        model = _with_pixels_in_front(artefacts.found, artefacts.facts.preprocessing)
+        ov.save_model(model, path, compress_to_fp16=False)
+        return
     import torch
 
     side = artefacts.facts.preprocessing.crop_size
@@ -174,6 +191,12 @@ def _convert(artefacts: Artefacts, path: Path) -> None:
     ov.save_model(model, path, compress_to_fp16=False)
 
 
+def _with_pixels_in_front(found: ModelVersion, spec: PreprocessingSpec) -> Any:
+    model = read_graph(found.weights_path)
+    binding = bind(graph_of(model), found.manifest.input, found.manifest.output, repr(str(found.weights_path)))
+    return with_pixels_in_front(model, binding, spec)
+
+
 def _quantise(core: Any, artefacts: Artefacts, converted: Path, path: Path) -> None:
     pixels = artefacts.calibration_pixels()  # (N, H, W, 3) uint8
     import nncf
@@ -181,7 +204,7 @@ def _quantise(core: Any, artefacts: Artefacts, converted: Path, path: Path) -> N
 
     nncf.set_log_level(logging.ERROR)
     model = core.read_model(converted)
-    batches = [pixels[start : start + CALIBRATION_BATCH] for start in range(0, len(pixels), CALIBRATION_BATCH)]
+    batches = batches_of(pixels, CALIBRATION_BATCH, _static_batch(model))
     with redirect_stdout(io.StringIO()):  # Progress bars.
         quantised = nncf.quantize(
             model,

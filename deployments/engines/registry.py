@@ -1,4 +1,4 @@
-"""The engines that there are: what each needs installed, and which precisions it has on which device.
+"""The engines that there are: what each needs installed, which formats it reads, and which precisions it has where.
 
 Model libraries are imported inside the creators, so that a replica loads only the one that it runs.
 """
@@ -11,6 +11,7 @@ from typing import Final, Literal
 from deployments.engines.artefacts import Artefacts
 from deployments.engines.base import Engine
 from deployments.settings import EngineName, Precision
+from deployments.weight_files import Format
 
 Device = Literal["cpu", "cuda"]
 
@@ -43,6 +44,16 @@ class Kind:
     precisions: Mapping[Device, Sequence[Precision]]
     # Where `engine: auto` considers it.
     automatic: Sequence[Device]
+    formats: Sequence[Format] = ("state_dict",)
+    # Of these it computes as they were exported, which goes by the name of fp32, and in no other way.
+    as_they_are: Sequence[Format] = ()
+
+    def offered(self, device: Device, kind: Format) -> Sequence[Precision]:
+        """The precisions for weights of that format; none if it does not read it there."""
+        if kind not in self.formats:
+            return ()
+        precisions = self.precisions.get(device, ())
+        return [each for each in precisions if each == "fp32"] if kind in self.as_they_are else precisions
 
     def is_installed(self) -> bool:
         return find_spec(self.module) is not None
@@ -73,6 +84,10 @@ def _openvino(build: Build) -> Engine:
 
 
 def _tensorrt(build: Build) -> Engine:
+    if build.artefacts.found is not None and build.artefacts.format == "tensorrt":
+        from deployments.engines.tensorrt_plan import PlanEngine
+
+        return PlanEngine(build, build.artefacts.found)
     from deployments.engines.tensorrt_engine import TensorRtEngine
 
     return TensorRtEngine(build)
@@ -80,27 +95,61 @@ def _tensorrt(build: Build) -> Engine:
 
 # In the order in which they are tried when none was measured.
 KINDS: Final[Mapping[EngineName, Kind]] = {
-    "tensorrt": Kind(_tensorrt, "tensorrt", {"cuda": ("fp32", "fp16", "bf16")}, ("cuda",)),
-    "openvino": Kind(_openvino, "openvino", {"cpu": ("fp32", "bf16", "int8")}, ("cpu",)),
-    "onnxruntime": Kind(_onnxruntime, "onnxruntime", {"cpu": ("fp32", "int8")}, ("cpu",)),
+    "tensorrt": Kind(
+        _tensorrt,
+        "tensorrt",
+        {"cuda": ("fp32", "fp16", "bf16")},
+        ("cuda",),
+        formats=("state_dict", "onnx", "tensorrt"),
+        as_they_are=("onnx", "tensorrt"),
+    ),
+    "openvino": Kind(
+        _openvino,
+        "openvino",
+        {"cpu": ("fp32", "bf16", "int8")},
+        ("cpu",),
+        formats=("state_dict", "onnx", "saved_model"),
+    ),
+    "onnxruntime": Kind(
+        _onnxruntime, "onnxruntime", {"cpu": ("fp32", "int8")}, ("cpu",), formats=("state_dict", "onnx")
+    ),
     # Compiling takes a minute on two cores, which a first start should not; so on CPUs it must be asked for.
     "torch-compile": Kind(
-        _torch_compile, "torch", {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "fp16", "bf16")}, ("cuda",)
+        _torch_compile,
+        "torch",
+        {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "fp16", "bf16")},
+        ("cuda",),
+        formats=("state_dict", "torch_export"),
     ),
-    "torch": Kind(_torch, "torch", {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "fp16", "bf16")}, ("cpu", "cuda")),
+    "torch": Kind(
+        _torch,
+        "torch",
+        {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "fp16", "bf16")},
+        ("cpu", "cuda"),
+        formats=("state_dict", "torch_export"),
+    ),
 }
 
 
-def automatic(device: Device, engine: EngineName | None, precisions: Sequence[Precision] | None) -> list[Choice]:
-    """What is installed for `device`, of one engine only if it is named, at all precisions unless they are."""
-    kinds = {
-        name: kind
-        for name, kind in KINDS.items()
-        if kind.is_installed() and (device in kind.automatic if engine is None else name == engine)
+def reading(kind: Format) -> list[EngineName]:
+    """The engines that read weights of that format, installed or not."""
+    return sorted(name for name, engine in KINDS.items() if kind in engine.formats)
+
+
+def automatic(
+    device: Device, engine: EngineName | None, precisions: Sequence[Precision] | None, kind: Format = "state_dict"
+) -> list[Choice]:
+    """What is installed for `device` and weights of that format, of one engine only if it is named, at all precisions
+    unless they are.
+    """
+    engines = {
+        name: each
+        for name, each in KINDS.items()
+        if each.is_installed() and (device in each.automatic if engine is None else name == engine)
     }
     return [
         Choice(name, precision)
-        for name, kind in kinds.items()
-        for precision in kind.precisions.get(device, ())
+        for name, each in engines.items()
+        for precision in each.offered(device, kind)
         if precisions is None or precision in precisions
     ]

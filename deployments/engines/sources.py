@@ -20,13 +20,13 @@ import torchvision
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from deployments.engines.artefacts import ONLY_VERSION
 from deployments.errors import ConfigError
-from deployments.repository import find_version, read_labels
+from deployments.repository import ModelVersion, read_labels
 from deployments.settings import ModelSettings, PreprocessingSpec
 
 # torch.hub sets no timeout of its own, and a firewall that drops packets would hold the start for ever.
 DOWNLOAD_TIMEOUT_S: Final = 30.0
-PRETRAINED_VERSION: Final = 1
 
 State = dict[str, torch.Tensor]
 
@@ -40,10 +40,13 @@ class ModelSource:
     preprocessing: PreprocessingSpec
 
 
-def load_source(settings: ModelSettings) -> ModelSource:
-    """Raises ConfigError with one sentence if anything is missing, unreadable or does not fit together."""
-    if settings.path is not None:
-        return _from_directory(settings.path)
+def load_source(settings: ModelSettings, found: ModelVersion | None) -> ModelSource:
+    """The model of `settings`; `found` is its version on disk, if it has a path.
+
+    Raises ConfigError with one sentence if anything is missing, unreadable or does not fit together.
+    """
+    if found is not None:
+        return _from_directory(found)
     if settings.architecture is None or settings.weights is None:
         raise ConfigError(f"Model {settings.name!r} has neither a path nor an architecture with weights.")
     if Path(settings.weights).suffix in (".safetensors", ".pth", ".pt"):
@@ -72,9 +75,14 @@ def read_state(path: Path) -> State:
     return state
 
 
-def _from_directory(path: str) -> ModelSource:
-    found = find_version(path)
+def _from_directory(found: ModelVersion) -> ModelSource:
     manifest = found.manifest
+    if manifest.format == "torch_export":
+        from deployments.engines.exported_program import load_exported_program
+
+        exported = load_exported_program(found.weights_path, manifest.preprocessing.crop_size)
+        architecture = manifest.architecture or manifest.format
+        return ModelSource(exported, architecture, found.version, manifest.labels, manifest.preprocessing)
     module = _build(
         manifest.architecture, len(manifest.labels), read_state(found.weights_path), str(found.weights_path)
     )
@@ -88,7 +96,7 @@ def _from_file(settings: ModelSettings, architecture: str, weights: str) -> Mode
     if not Path(weights).is_file():
         raise ConfigError(f"The weights file {weights!r} of model {settings.name!r} does not exist.")
     module = _build(architecture, len(labels), read_state(Path(weights)), weights)
-    return ModelSource(module, architecture, PRETRAINED_VERSION, labels, settings.preprocessing or PreprocessingSpec())
+    return ModelSource(module, architecture, ONLY_VERSION, labels, settings.preprocessing or PreprocessingSpec())
 
 
 def _from_torchvision(settings: ModelSettings, architecture: str, weights: str) -> ModelSource:
@@ -111,7 +119,7 @@ def _from_torchvision(settings: ModelSettings, architecture: str, weights: str) 
             f"has {len(categories)} classes."
         )
     spec = settings.preprocessing or _spec_of(chosen.transforms())
-    return ModelSource(_pretrained(architecture, chosen), architecture, PRETRAINED_VERSION, labels, spec)
+    return ModelSource(_pretrained(architecture, chosen), architecture, ONLY_VERSION, labels, spec)
 
 
 def _pretrained(architecture: str, weights: Any) -> torch.nn.Module:

@@ -16,25 +16,27 @@ from numpy.typing import NDArray
 
 from deployments.engines.base import Images
 from deployments.engines.onnx_export import IMAGES, LOGITS, onnx_path
+from deployments.engines.parts import run_in_parts
 from deployments.engines.registry import Build
-from deployments.errors import ConfigError
+from deployments.engines.tensorrt_library import LOGGER, check_can_run
 from deployments.messages import ModelInfo
 
-# Before 11, networks were typed weakly unless asked otherwise, and half precision was only a permission.
-MIN_MAJOR_VERSION: Final = 11
 PLAN: Final = "engine.plan"
-LOGGER: Final = tensorrt.Logger(tensorrt.Logger.ERROR)
 
 
 class TensorRtEngine:
     """Every batch goes through the same pinned and device memory on a stream of its own."""
 
     def __init__(self, build: Build) -> None:
-        _check_can_run(build)
+        check_can_run(build)
         info = build.artefacts.describe("tensorrt", build.precision, build.device)
         self._info, self._max_batch_size = info, build.artefacts.settings.max_batch_size
         engine = build.artefacts.read(_name(build), partial(_write, build), _read)
-        images, logits = _input_shape(build, self._max_batch_size), (self._max_batch_size, len(info.labels))
+        # An ONNX file of others may have been exported for one batch size.
+        only_size = engine.get_tensor_shape(IMAGES)[0]
+        self._only_size = only_size if only_size > 0 else None
+        largest = self._only_size or self._max_batch_size
+        images, logits = _input_shape(build, largest), (largest, len(info.labels))
         self._pinned_images = torch.empty(images, dtype=torch.uint8, pin_memory=True)
         self._images = torch.empty(images, dtype=torch.uint8, device="cuda")
         self._logits = torch.empty(logits, dtype=torch.float32, device="cuda")
@@ -54,6 +56,11 @@ class TensorRtEngine:
         return 1
 
     def infer(self, images: Images) -> NDArray[np.float32]:
+        if self._only_size is not None:
+            return run_in_parts(self._run, images, self._only_size)
+        return self._run(images)
+
+    def _run(self, images: Images) -> NDArray[np.float32]:
         count = len(images)
         np.stack(list(images), out=self._pinned_images.numpy()[:count])
         with torch.cuda.stream(self._stream):
@@ -70,17 +77,6 @@ class TensorRtEngine:
             self._context.set_input_shape(IMAGES, shape) and self._context.execute_async_v3(self._stream.cuda_stream)
         ):
             raise RuntimeError(f"TensorRT refused a batch of {count}")
-
-
-def _check_can_run(build: Build) -> None:
-    name, version = build.artefacts.settings.name, tensorrt.__version__
-    if int(version.split(".")[0]) < MIN_MAJOR_VERSION:
-        raise ConfigError(
-            f"Model {name!r} needs TensorRT {MIN_MAJOR_VERSION} or later, not {version}; install the extra 'tensorrt' "
-            f"of this project."
-        )
-    if not torch.cuda.is_available():
-        raise ConfigError(f"Model {name!r} cannot run on TensorRT, because torch finds no CUDA device.")
 
 
 def _name(build: Build) -> str:
@@ -106,10 +102,11 @@ def _write(build: Build, directory: Path) -> None:
     config = builder.create_builder_config()
     # Products of float32 are rounded to 10 bits of mantissa otherwise.
     config.clear_flag(tensorrt.BuilderFlag.TF32)
-    profile = builder.create_optimization_profile()
-    largest = _input_shape(build, build.artefacts.settings.max_batch_size)
-    profile.set_shape(IMAGES, min=_input_shape(build, 1), opt=largest, max=largest)
-    config.add_optimization_profile(profile)
+    if network.get_input(0).shape[0] < 0:  # Of any batch size.
+        profile = builder.create_optimization_profile()
+        largest = _input_shape(build, build.artefacts.settings.max_batch_size)
+        profile.set_shape(IMAGES, min=_input_shape(build, 1), opt=largest, max=largest)
+        config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise RuntimeError("TensorRT cannot build an engine of this network")

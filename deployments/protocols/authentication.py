@@ -9,6 +9,7 @@ the body is not read before. Python handles, whose callers are in the Ray cluste
 """
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Final, Protocol
 from urllib.parse import unquote
 
@@ -18,19 +19,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.access import AccessControl
 from deployments.errors import Unauthenticated
+from deployments.settings.keys import Key
 from deployments.settings.keys import Scope as KeyScope
 
 # Load balancers and orchestrators, which ask it, have no key; it tells them no more than whether to send requests.
 OPEN_ROUTES: Final = frozenset({"/v2/health/live", "/v2/health/ready"})
 OPEN_RPCS: Final = frozenset({"Check", "List", "Watch", "ServerLive", "ServerReady"})
 
-_MODELS: Final = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
+_MODELS: Final = tuple(f"/v2/models/{{model}}{version}" for version in ("", "/versions/{version}", "/labels/{label}"))
 # By the paths that the routes are declared with.
 ROUTES: Final[dict[str, KeyScope]] = {
     # Names, labels and the load of models are for those who may use them, and so is the page that describes them.
     **dict.fromkeys(("/docs", "/docs/docs.js", "/docs/docs.css", "/docs/heart.jpg", "/openapi.json"), "read"),
     **dict.fromkeys(("/v2", "/v2/", "/v2/models/stats", "/v2/repository/index"), "read"),
+    "/v2/models/{model}/comparison": "read",
     **dict.fromkeys((path + suffix for path in _MODELS for suffix in ("", "/ready", "/config", "/stats")), "read"),
+    **dict.fromkeys((f"/v2/repository/models/{{model}}/{action}" for action in ("load", "unload")), "admin"),
     **dict.fromkeys(("/v1/models/{model}", "/v1/models/{model}/metadata"), "read"),
     **dict.fromkeys(("/", "/predict", *(f"{path}/infer" for path in _MODELS)), "classify"),
     **dict.fromkeys((f"/v1/models/{{model}}:{action}" for action in ("predict", "classify", "regress")), "classify"),
@@ -42,6 +46,9 @@ RPCS: Final[dict[str, KeyScope]] = {
     **dict.fromkeys(("Regress", "MultiInference"), "classify"),
 }
 ANY_OTHER: Final[KeyScope] = "admin"
+
+# Who makes the request that is being handled, for the log.
+caller: ContextVar[str] = ContextVar("caller", default="nobody who was asked")
 
 # Of this process, while the Ingress is in it.
 _at_the_edge: AccessControl | None = None
@@ -69,7 +76,7 @@ def admit_rpc(access: AccessControl, method: str, call: Call, requests: int = 1)
     # Whatever http_options.host says, Serve's gRPC servers listen on every interface (ray.serve._private.grpc_util).
     access.admit_peer(_host_of(call.peer()))
     metadata = call.invocation_metadata()
-    access.admit(
+    key = access.admit(
         _presented(
             [value for key, value in metadata if key == "x-api-key"],
             [value for key, value in metadata if key == "authorization"],
@@ -77,6 +84,7 @@ def admit_rpc(access: AccessControl, method: str, call: Call, requests: int = 1)
         RPCS.get(method, ANY_OTHER),
         requests,
     )
+    caller.set(_called(key))
 
 
 def stand_at_the_edge(access: AccessControl) -> None:
@@ -105,8 +113,12 @@ class _Guard:
         self._scope = scope
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._access.admit(_in_headers(scope), self._scope)
+        caller.set(_called(self._access.admit(_in_headers(scope), self._scope)))
         await self._app(scope, receive, send)
+
+
+def _called(key: Key | None) -> str:
+    return "a caller on this machine" if key is None else f"the API key {key.name}"
 
 
 def _in_headers(scope: Scope) -> Sequence[str]:

@@ -19,8 +19,16 @@ REQUEST_HEADERS: Final = (
     "X-API-Key",
     "X-Request-ID",
     "X-Request-Timeout-Seconds",
+    "X-Routing-Key",
 )
-RESPONSE_HEADERS: Final = ("Inference-Header-Content-Length", "Retry-After", "Server-Timing", "X-Request-ID")
+RESPONSE_HEADERS: Final = (
+    "Inference-Header-Content-Length",
+    "Retry-After",
+    "Server-Timing",
+    "X-Model-Version",
+    "X-Preprocessing-Spec",
+    "X-Request-ID",
+)
 # Of a preflight's answer; a change of the settings is noticed after so long.
 MAX_AGE_S: Final = 600
 

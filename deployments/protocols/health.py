@@ -15,13 +15,15 @@ class HealthRpcs(Rpcs):
 
     @rpc(health_pb2.HealthCheckResponse)
     async def Check(self, request: health_pb2.HealthCheckRequest) -> health_pb2.HealthCheckResponse:
-        """SERVING once every model is warm; `service` may name one model instead. An unknown name is NOT_FOUND."""
+        """SERVING once every model is warm, but for those unloaded by request; `service` may name one model instead.
+
+        An unknown name is NOT_FOUND.
+        """
         answer = health_pb2.HealthCheckResponse
         models = self.plane.ready_models()
         if request.service and request.service not in models:
             raise UnknownModel(f"There is no model {quoted(request.service)}.")
-        asked = [models[request.service]] if request.service else list(models.values())
-        serving = all(info is not None for info in asked)
+        serving = models[request.service] is not None if request.service else self.plane.is_ready()
         return answer(status=answer.SERVING if serving else answer.NOT_SERVING)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, grpc_context: Context) -> None:

@@ -27,6 +27,7 @@ from deployments.errors import (
 )
 from deployments.messages import Answer, DataPlane, ImageInput, ModelInfo, Stages
 from deployments.metrics import count_refused
+from deployments.protocols.addressing import ROUTING_KEY, answered, begin, chosen, names_of_answer
 from deployments.protocols.cors import cross_origin
 from deployments.protocols.door import Door, checked
 from deployments.protocols.patience import arrived_at, patience_of, timeouts_in
@@ -36,6 +37,7 @@ logger = logging.getLogger("ray.serve")
 
 # What Server-Timing tells besides the total; zero for what a request did not reach.
 STAGES = ("admission", "preprocess", "queue", "inference")
+ROUTING_KEY_HEADER = ROUTING_KEY.encode()
 # HTTP's own refusals, made by the router, in the words of our error bodies.
 ROUTER_CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -60,7 +62,7 @@ def asgi_app(
 
 
 class Envelope:
-    """Bounds the body and the time on the way in, adds Server-Timing on the way out, and contains any failure.
+    """Bounds the body and the time on the way in, adds headers on the way out, and contains any failure.
 
     Serve itself puts the request's id into x-request-id.
     """
@@ -87,11 +89,13 @@ class Envelope:
                 headers = MutableHeaders(scope=message)
                 headers["server-timing"] = server_timing(state["stages"], time.monotonic() - started)
                 headers["x-content-type-options"] = "nosniff"
+                headers.update(names_of_answer())
             await send(message)
 
         error: ApertureError | None = None
         deadline = asyncio.timeout(None)
         try:
+            begin(_routing_keys(scope), request_id)
             state["patience"] = patience = patience_of(timeouts_in(scope["headers"]), self._limits)
             deadline = asyncio.timeout(max(0.0, started + patience.most_s - time.monotonic()))
             # The whole request, so that a body that trickles in does not hold its place for ever.
@@ -124,6 +128,12 @@ class Envelope:
                 yield checked(self._door.counted(receive, visit), visit)
 
 
+def chosen_in_query(plane: DataPlane, request: Request) -> ModelInfo:
+    """What ?model= and ?version= or ?label= ask for. Raises as DataPlane.info_of."""
+    query = request.query_params
+    return chosen(plane, query.get("model"), query.get("version"), query.get("label"))
+
+
 async def classified(
     plane: DataPlane, request: Request, images: Sequence[ImageInput | ApertureError], info: ModelInfo
 ) -> list[Answer | ApertureError]:
@@ -135,7 +145,8 @@ async def classified(
 
 
 def record_stages(request: Request, admission_s: float, answers: Sequence[Answer | ApertureError]) -> None:
-    """Server-Timing of the request: the stages of its slowest image."""
+    """Server-Timing of the request: the stages of its slowest image; and where its answers came from."""
+    answered(answers)
     request.state.stages["admission"] = admission_s
     done = [answer.stages for answer in answers if isinstance(answer, Answer)]
     if done:
@@ -158,6 +169,10 @@ def headers_of(error: ApertureError) -> dict[str, str]:
         # RFC 9110, section 10.2.3: whole seconds.
         return {"retry-after": str(max(1, math.ceil(error.retry_after_s)))}
     return {}
+
+
+def _routing_keys(scope: Scope) -> list[str]:
+    return [value.decode("latin-1") for name, value in scope["headers"] if name == ROUTING_KEY_HEADER]
 
 
 def _bounded(scope: Scope, receive: Receive, max_body_bytes: int) -> Receive:

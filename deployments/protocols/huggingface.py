@@ -6,8 +6,8 @@
 
 An image in JSON is base64, a data URL, or an http(s) URL, which is fetched if the settings allow its host. Parameters
 are top_k (default 5) and function_to_apply: softmax (the default), sigmoid, or none for the logits. `?model=` and
-`?version=` choose the model. If an image fails, so does the request. See huggingface.co/docs/inference-providers, task
-image classification.
+`?version=` or `?label=` choose the model. If an image fails, so does the request. See
+huggingface.co/docs/inference-providers, task image classification.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from starlette.routing import Route
 from deployments.errors import ApertureError, BadRequest
 from deployments.messages import Answer, DataPlane, ImageInput, Logits
 from deployments.protocols.encoding import read_body
-from deployments.protocols.http import classified
+from deployments.protocols.http import chosen_in_query, classified
 from deployments.protocols.json_bodies import parse_object, quoted
 from deployments.protocols.json_images import fetched, image_of, image_of_data_url
 from deployments.protocols.predict import DEFAULT_TOP_K, checked_top_k
@@ -52,7 +52,7 @@ class Parameters:
 def routes(plane: DataPlane) -> list[Route]:
     async def classify(request: Request) -> Response:
         body = await read_body(request, plane.limits.max_body_bytes)
-        info = plane.info_of(request.query_params.get("model"), request.query_params.get("version"))
+        info = chosen_in_query(plane, request)
         if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             (answer,) = answers_of(await classified(plane, request, [_raw(body)], info))
             return JSONResponse(_render(answer, Parameters()))

@@ -8,8 +8,8 @@
     {"image_urls": [URL, ...]}       as multipart, without file names
     {"input_data": floats}           {"output": [[logit, ...], ...]}; (3, H, W) or (N, 3, H, W) in [0, 1]
 
-`?model=`, `?version=` and `?top_k=` go with each. With "Accept: application/x-ndjson" the answers for images come one
-by one (ndjson.py). Python handles get the same answers as dicts.
+`?model=`, `?version=` or `?label=`, and `?top_k=` go with each. With "Accept: application/x-ndjson" the answers for
+images come one by one (ndjson.py). Python handles get the same answers as dicts.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from deployments.errors import ApertureError, BadRequest
 from deployments.messages import Answer, DataPlane, ImageInput, ModelInfo, Pixels
 from deployments.protocols import ndjson
 from deployments.protocols.encoding import read_body
-from deployments.protocols.http import classified
+from deployments.protocols.http import chosen_in_query, classified
 from deployments.protocols.json_bodies import array_of, parse_object, quoted
 from deployments.protocols.json_images import fetched, image_of, image_or_refusal
 from deployments.protocols.multipart import files_in
@@ -56,7 +56,7 @@ def routes(plane: DataPlane) -> list[Route]:
         top_k = _top_k(request)  # A bad parameter is refused before it costs anything.
         form = request.headers.get("content-type", "").split(";")[0].strip().lower()
         body = await read_body(request, plane.limits.max_body_bytes)
-        info = plane.info_of(request.query_params.get("model"), request.query_params.get("version"))
+        info = chosen_in_query(plane, request)
         if form == "multipart/form-data":
             return await _answer(plane, request, await _multipart(plane, request, body), info, top_k)
         if form != "application/json":

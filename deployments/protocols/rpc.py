@@ -11,7 +11,7 @@ wants what cannot be ready in time to be dropped before that says so in its meta
 
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
@@ -20,6 +20,7 @@ from deployments.access import AccessControl
 from deployments.errors import ApertureError, BodyTooLarge, Overloaded
 from deployments.messages import DataPlane
 from deployments.metrics import count_refused
+from deployments.protocols.addressing import ROUTING_KEY, begin, names_of_answer
 from deployments.protocols.authentication import admit_rpc
 from deployments.protocols.patience import TIMEOUT_HEADER, Patience, patience_of
 from deployments.protocols.request_ids import made_safe
@@ -30,6 +31,8 @@ logger = logging.getLogger("ray.serve")
 Message = TypeVar("Message")
 # Details travel in an HTTP/2 header, each byte beyond ASCII as three; clients and proxies take 8 KiB of headers in all.
 MAX_DETAILS = 500
+# In the trailing metadata, where Serve puts it.
+REQUEST_ID = "request_id"
 # Milliseconds after which a client that tries again may do so: gRFC A6, section "Pushback".
 PUSHBACK = "grpc-retry-pushback-ms"
 
@@ -84,7 +87,10 @@ def timed_rpc(response: Callable[[], Any]) -> Callable[[Callable[[Any, Any, Pati
             try:
                 admit_rpc(self.access, method.__name__, grpc_context)
                 check_size(request, self.plane.limits)
-                return await method(self, request, patience_with(grpc_context, self.plane.limits))
+                route(grpc_context)
+                answered = await method(self, request, patience_with(grpc_context, self.plane.limits))
+                add_trailing_metadata(grpc_context, names_of_answer())
+                return answered
             except Exception as error:
                 return refused(visible(error, grpc_context), grpc_context, response())
 
@@ -114,7 +120,7 @@ def visible(error: Exception, context: Context) -> ApertureError:
     """What the client may see of it. Anything but an ApertureError is logged, and found there by the request's id."""
     if isinstance(error, ApertureError):
         return error
-    request_id = made_safe(dict(context.trailing_metadata()).get("request_id", "unknown"))
+    request_id = request_id_of(context)
     logger.error("Request %s failed", request_id, exc_info=error)
     return ApertureError(f"The request {request_id} failed because of an internal error.")
 
@@ -128,9 +134,24 @@ def refused(error: ApertureError, context: Context, response: Message) -> Messag
     context.set_code(grpc.StatusCode[error.grpc_status])
     context.set_details(details_of(error))
     if isinstance(error, Overloaded) and error.retry_after_s is not None:
-        pushback = (PUSHBACK, str(max(1, round(error.retry_after_s * 1000))))
-        context.set_trailing_metadata([*context.trailing_metadata(), pushback])
+        add_trailing_metadata(context, {PUSHBACK: str(max(1, round(error.retry_after_s * 1000)))})
     return response
+
+
+def route(context: Context, number: int = 0) -> None:
+    """Says where a request goes that asks for no version. `number`: of the request in a stream. Raises BadRequest."""
+    keys = [value for key, value in context.invocation_metadata() if key == ROUTING_KEY]
+    begin(keys, f"{request_id_of(context)}-{number}" if number else request_id_of(context))
+
+
+def request_id_of(context: Context) -> str:
+    return made_safe(dict(context.trailing_metadata()).get(REQUEST_ID, "unknown"))
+
+
+def add_trailing_metadata(context: Context, more: Mapping[str, str]) -> None:
+    # Serve keeps the id of the request by itself, and would send it twice.
+    kept = [(key, value) for key, value in context.trailing_metadata() if key != REQUEST_ID]
+    context.set_trailing_metadata([*kept, *more.items()])
 
 
 def details_of(error: ApertureError) -> str:

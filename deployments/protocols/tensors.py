@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from deployments.errors import ApertureError, BadRequest
 from deployments.messages import Answer, ImageInput, ModelInfo, Pixels, Prepared
+from deployments.protocols.addressing import answered
 from deployments.settings import InputName, OutputName, PreprocessingSpec
 
 OUTPUTS: Final[tuple[OutputName, ...]] = ("PROBABILITIES", "LOGITS")
@@ -53,7 +54,8 @@ def check_shape(name: InputName, shape: Sequence[int], info: ModelInfo) -> None:
 
 
 def answers_of(outcomes: Sequence[Answer | ApertureError]) -> list[Answer]:
-    """All answers, or the error of the first image that has none, raised."""
+    """All answers, or the error of the first image that has none, raised. Notes where they came from."""
+    answered(outcomes)
     answers = []
     for number, outcome in enumerate(outcomes, 1):
         if isinstance(outcome, ApertureError):

@@ -10,19 +10,19 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from deployments.errors import ConfigError
+from deployments.settings.administration import Administration
 from deployments.settings.frozen import Frozen
+from deployments.settings.live import LiveSettings, VersionPolicy, live_batch_size
 from deployments.settings.models import (
     RESERVED_NAMES,
     EngineName,
     InputName,
-    LiveSettings,
     ModelSettings,
     OutputName,
     Precision,
     PreprocessingSpec,
     Tolerance,
     check_batch_can_fill,
-    live_batch_size,
     with_fidelity,
     with_threads,
 )
@@ -31,6 +31,7 @@ from deployments.settings.requests import Access, Admission, Gathering, ImageUrl
 __all__ = [
     "RESERVED_NAMES",
     "Access",
+    "Administration",
     "Admission",
     "EngineName",
     "Frozen",
@@ -46,6 +47,7 @@ __all__ = [
     "PreprocessingSpec",
     "Settings",
     "Tolerance",
+    "VersionPolicy",
     "check_batch_can_fill",
     "check_messages_fit",
     "live_batch_size",
@@ -64,6 +66,7 @@ class Settings(Frozen):
     limits: Limits = Limits()
     admission: Admission = Admission()
     access: Access = Access()
+    administration: Administration = Administration()
     pages: Pages = Pages()
     # null: each image travels in a call of its own, as Serve's own rule of autoscaling, which counts calls, needs it.
     gathering: Gathering | None = Gathering()

@@ -113,12 +113,6 @@ class ModelSettings(Frozen):
                 raise ConfigError(f"Model {self.name!r} has a path, whose model.yaml already states its {key}.")
 
 
-class LiveSettings(Frozen):
-    """`user_config:` of a model's deployment."""
-
-    max_batch_size: Positive | None = None
-
-
 def check_batch_can_fill(model: ModelSettings, max_ongoing_requests: int) -> None:
     """Raises ConfigError if Serve would never let a full batch and the next one onto a replica together."""
     needed = 2 * model.max_batch_size
@@ -139,15 +133,3 @@ def with_threads(model: ModelSettings, num_cpus: float) -> ModelSettings:
     if model.threads is not None:
         return model
     return model.model_copy(update={"threads": max(1, int(num_cpus))})
-
-
-def live_batch_size(model: ModelSettings, live: LiveSettings) -> int:
-    """The batch size that `user_config` asks for. Raises ConfigError if the model is not warmed up for it."""
-    if live.max_batch_size is None:
-        return model.max_batch_size
-    if live.max_batch_size > model.max_batch_size:
-        raise ConfigError(
-            f"user_config.max_batch_size of {model.name!r} is {live.max_batch_size}, but the model is warmed up for "
-            f"batches of at most {model.max_batch_size}, its max_batch_size in args."
-        )
-    return live.max_batch_size

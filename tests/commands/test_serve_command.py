@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from scripts import serve
+from scripts.haproxy import admin_socket, descendants
 from tests.access import grpc_status, own_address
 from tests.awaiting import await_condition, free_port, is_ready
 from tests.commands.conftest import ENVIRONMENT, READY_TIMEOUT_S, ROOT, Service, write_config
@@ -42,6 +43,13 @@ def test_rays_dashboard_listens_on_this_machine_alone_and_asks_for_the_token(ser
     assert httpx.get(f"http://127.0.0.1:{serve.DASHBOARD_PORT}/api/serve/applications/").status_code == 401
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://{own_address()}:{serve.DASHBOARD_PORT}/api/serve/applications/")
+
+
+def test_only_this_user_can_tell_haproxy_what_to_do(service: Service) -> None:
+    sockets = {path for process_id in descendants(service.process.pid) if (path := admin_socket(process_id))}
+    assert sockets
+    for path in sockets:
+        assert any(folder.stat().st_mode & 0o077 == 0 for folder in Path(path).parents)
 
 
 def test_ctrl_c_stops_it_cleanly(service: Service) -> None:

@@ -136,8 +136,6 @@ def test_threads_may_share_the_client(triton: Triton, heart: bytes, expected: di
 
 def test_what_cannot_be_done_here_is_unimplemented(triton: Triton) -> None:
     for call, arguments in (
-        ("load_model", ("shapes",)),
-        ("unload_model", ("shapes",)),
         ("get_trace_settings", ()),
         ("get_log_settings", ()),
         ("get_system_shared_memory_status", ()),

@@ -121,8 +121,6 @@ def test_errors_of_every_route_are_what_the_client_parses(triton: Triton) -> Non
         ("get_model_metadata", ("cats",)),
         ("get_model_config", ("cats",)),
         ("get_inference_statistics", ("cats",)),
-        ("load_model", ("shapes",)),
-        ("unload_model", ("shapes",)),
         ("get_trace_settings", ()),
         ("get_log_settings", ()),
         ("get_system_shared_memory_status", ()),

@@ -20,7 +20,7 @@ from deployments.protocols.generated import inference_pb2 as oip
 from deployments.protocols.generated import tensorflow_pb2 as tf
 from deployments.protocols.json_bodies import array_of, parse_json, quoted
 from deployments.protocols.multipart import files_in
-from deployments.protocols.oip import grpc as oip_grpc
+from deployments.protocols.oip import grpc_messages as oip_grpc
 from deployments.protocols.oip import rest_messages as oip_rest
 from deployments.protocols.oip.binary import tensor_from_bytes
 from deployments.protocols.tensors import images_from
@@ -80,7 +80,7 @@ def oip_json(data: bytes) -> None:
 def oip_proto(data: bytes) -> None:
     """A ModelInferRequest of gRPC."""
     with contextlib.suppress(ApertureError, DecodeError):
-        tensor = oip_grpc._input(PLANE, INFO, oip.ModelInferRequest.FromString(data))
+        tensor = oip_grpc.input_of(oip.ModelInferRequest.FromString(data), INFO, PLANE.check_count)
         images_from(tensor.name, tensor.values, INFO)  # type: ignore[arg-type]
 
 

@@ -120,7 +120,7 @@ def test_refusals_arrive_as_statuses_with_details(inference: Any) -> None:
     assert "element 2 of 2" in details
 
 
-@pytest.mark.parametrize("method", ["RepositoryModelLoad", "SystemSharedMemoryStatus", "TraceSetting"])
+@pytest.mark.parametrize("method", ["SystemSharedMemoryStatus", "TraceSetting"])
 def test_what_is_not_implemented_says_so(inference: Any, method: str) -> None:
     request = getattr(oip, f"{method}Request")()
     details = refusal(lambda: getattr(inference, method)(request, timeout=TIMEOUT_S), "UNIMPLEMENTED")
@@ -208,4 +208,4 @@ def test_refusals_of_tensorflow_serving_arrive_as_statuses(prediction: Any, mode
     empty = tfs.PredictRequest(model_spec={"name": "shapes"})
     refusal(lambda: prediction.Predict(empty, timeout=TIMEOUT_S), "INVALID_ARGUMENT")
     refusal(lambda: prediction.Regress(tfs.RegressionRequest(), timeout=TIMEOUT_S), "UNIMPLEMENTED")
-    refusal(lambda: models.HandleReloadConfigRequest(tfs.ReloadConfigRequest(), timeout=TIMEOUT_S), "UNIMPLEMENTED")
+    refusal(lambda: models.HandleReloadConfigRequest(tfs.ReloadConfigRequest(), timeout=TIMEOUT_S), "INVALID_ARGUMENT")

@@ -10,21 +10,27 @@ from typing import Any
 import httpx
 import numpy as np
 
-from deployments.errors import (
-    ApertureError,
-    BadRequest,
-    CorruptImage,
-    ModelNotReady,
-    TooManyImages,
-    UnknownModel,
+from deployments.catalogue import Catalogue
+from deployments.comparison import Comparisons
+from deployments.errors import ApertureError, BadRequest, CorruptImage, TooManyImages, UnknownModel
+from deployments.messages import (
+    Answer,
+    ImageInput,
+    Logits,
+    ModelInfo,
+    Prepared,
+    ReplicaStatus,
+    Stages,
+    VersionStatus,
+    routing_key,
 )
-from deployments.messages import Answer, ImageInput, Logits, ModelInfo, Prepared, Stages
+from deployments.promotion import Report
 from deployments.protocols import huggingface
 from deployments.protocols.http import asgi_app
 from deployments.protocols.oip import rest as oip_rest
 from deployments.protocols.predict import DEFAULT_TOP_K, routes
 from deployments.protocols.tfserving import rest as tfserving_rest
-from deployments.settings import InputName, Limits, PreprocessingSpec
+from deployments.settings import InputName, Limits, LiveSettings, PreprocessingSpec
 from deployments.statistics import BatchStatistics, ModelStatistics, RequestStatistics, Total
 
 LABELS = ("circle", "square", "triangle", "star", "heart", "cross", "ring")
@@ -55,18 +61,32 @@ def info(name: str, version: int, inputs: tuple[InputName, ...] = ("IMAGE", "PIX
     return ModelInfo(name, version, LABELS, PreprocessingSpec(), "dummy", "dummy", "fp32", "cpu", inputs)
 
 
+def catalogue_of(known: ModelInfo | None, name: str) -> Catalogue:
+    """Of a model with this one version, or of one that has not said anything yet."""
+    catalogue = Catalogue(name)
+    if known is not None:
+        replica = ReplicaStatus((VersionStatus(known.version, "AVAILABLE"),), LiveSettings())
+        catalogue.update([replica], {known.version: known})
+    return catalogue
+
+
 class BytesPlane:
     """Two models, or those given; one that is None is not warm yet.
 
     An image that begins with "bad" is corrupt, and `failure` fails the whole request.
     """
 
-    def __init__(self, failure: Exception | None = None, models: Mapping[str, ModelInfo | None] | None = None) -> None:
+    def __init__(
+        self, failure: Exception | None = None, models: Mapping[str, ModelInfo | Catalogue | None] | None = None
+    ) -> None:
         self.images: list[ImageInput] = []
         self.timeouts_s: list[float | None] = []
         self.limits = Limits(max_body_bytes=MAX_BODY_BYTES, max_images=MAX_IMAGES)
         self._failure = failure
-        self._models = models or {"shapes": info("shapes", 3), "others": info("others", 4)}
+        models = models or {"shapes": info("shapes", 3), "others": info("others", 4)}
+        self._catalogues = {
+            name: model if isinstance(model, Catalogue) else catalogue_of(model, name) for name, model in models.items()
+        }
 
     async def classify(
         self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float | None = None
@@ -89,9 +109,15 @@ class BytesPlane:
     async def fetch(self, url: str) -> bytes | ApertureError:
         return f"fetched from {url}".encode() if url.startswith("https://") else BadRequest("not https")
 
-    async def statistics(self, model: str) -> ModelStatistics:
+    async def statistics(self, model: str) -> Mapping[int, ModelStatistics]:
+        """Each version has counted as much as every other."""
         requests = RequestStatistics(success=Total(2, 5000), queue=Total(2, 1000), last_ms=1700000000000)
-        return ModelStatistics(requests, BatchStatistics({1: Total(1, 900), 4: Total(2, 3000)}))
+        batches = BatchStatistics({1: Total(1, 900), 4: Total(2, 3000)})
+        return {version: ModelStatistics(requests, batches) for version in self._catalogue(model).infos}
+
+    async def comparison(self, model: str) -> Report:
+        """Nothing is on trial."""
+        return Report(self._catalogue(model).name, None, None, Comparisons())
 
     def _answer(self, image: ImageInput | ApertureError, answering: ModelInfo, number: int) -> Answer | ApertureError:
         if isinstance(image, ApertureError):
@@ -105,18 +131,25 @@ class BytesPlane:
         if images > MAX_IMAGES:
             raise TooManyImages(f"{images} images")
 
-    def info_of(self, model: str | None, version: str | None = None) -> ModelInfo:
-        if model not in (None, *self._models):
-            raise UnknownModel(f"There is no model {model!r}.")
-        info = self._models[model or next(iter(self._models))]
-        if info is None:
-            raise ModelNotReady(f"The model {model!r} is still loading.")
-        if version not in (None, str(info.version)):
-            raise UnknownModel(f"There is no version {version!r}.")
-        return info
+    def info_of(self, model: str | None, version: str | None = None, label: str | None = None) -> ModelInfo:
+        return self._catalogue(model).choose(version, label, routing_key.get())
+
+    def is_ready(self) -> bool:
+        return all(catalogue.infos or catalogue.is_unloaded for catalogue in self._catalogues.values())
 
     def ready_models(self) -> dict[str, ModelInfo | None]:
-        return dict(self._models)
+        return {name: catalogue.default() for name, catalogue in self._catalogues.items()}
+
+    def versions_of(self, model: str | None) -> tuple[VersionStatus, ...]:
+        return self._catalogue(model).statuses()
+
+    def labels_of(self, model: str | None) -> Mapping[str, int]:
+        return self._catalogue(model).labels
+
+    def _catalogue(self, model: str | None) -> Catalogue:
+        if model not in (None, *self._catalogues):
+            raise UnknownModel(f"There is no model {model!r}.")
+        return self._catalogues[model or next(iter(self._catalogues))]
 
 
 def send(

@@ -1,11 +1,13 @@
 """The real Ingress' own application, in front of bytes: HTTP without a graph behind."""
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
 from starlette.applications import Starlette
 
 from deployments.access import AccessControl
+from deployments.administration import ModelAdmin
 from deployments.ingress import Ingress
 from deployments.settings import Access, Pages
 from tests.unit.bytes_plane import BytesPlane
@@ -24,6 +26,9 @@ def service(
 ) -> Starlette:
     """Needs a running event loop if the keys of `access` are in a file, which is followed."""
     ingress = SimpleNamespace(
-        plane=plane or StartingPlane(), _pages=pages or Pages(), access=access or AccessControl(Access())
+        plane=plane or StartingPlane(),
+        _pages=pages or Pages(),
+        access=access or AccessControl(Access()),
+        admin=ModelAdmin({}, {}, lambda model: asyncio.sleep(0), enabled=False),
     )
     return Ingress.__serve_build_asgi_app__(cast("Any", ingress))

@@ -10,7 +10,9 @@ import pytest
 from grpc_health.v1 import health_pb2_grpc
 
 from deployments.access import AccessControl
-from deployments.messages import DataPlane
+from deployments.administration import ModelAdmin
+from deployments.messages import Administrator, DataPlane
+from deployments.protocols.admin import AdminRpcs
 from deployments.protocols.generated import inference_pb2_grpc, tensorflow_serving_pb2_grpc
 from deployments.protocols.health import HealthRpcs
 from deployments.protocols.oip.grpc import InferenceRpcs
@@ -34,19 +36,22 @@ ADD_TO_SERVER = (
 TIMEOUT_S = 20.0
 
 
-class AllRpcs(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs):
+class AllRpcs(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs, AdminRpcs):
     """As the Ingress has them."""
 
-    def __init__(self, plane: DataPlane, access: AccessControl) -> None:
+    def __init__(self, plane: DataPlane, access: AccessControl, admin: Administrator | None = None) -> None:
         self.plane = plane
         self.access = access
+        self.admin = admin or ModelAdmin({}, {}, lambda model: asyncio.sleep(0), enabled=False)
 
 
 @asynccontextmanager
-async def serving(plane: DataPlane, access: AccessControl | None = None) -> AsyncIterator[grpc.aio.Channel]:
+async def serving(
+    plane: DataPlane, access: AccessControl | None = None, admin: Administrator | None = None
+) -> AsyncIterator[grpc.aio.Channel]:
     server = grpc.aio.server()
     for add in ADD_TO_SERVER:
-        add(AllRpcs(plane, access or AccessControl(Access())), server)
+        add(AllRpcs(plane, access or AccessControl(Access()), admin), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -15,11 +15,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision.transforms import Compose, Normalize, ToTensor
 
+from deployments import weight_files
 from deployments.engines.artefacts import CALIBRATION_IMAGES, MIN_CALIBRATION_IMAGES, Artefacts
 from deployments.engines.golden import MADE_UP_IMAGES, made_up_pixels
 from deployments.repository import write_manifest
+from deployments.weight_files import sha256_of
 from examples.shape_pictures import draw_shape
-from tests.unit.checkpoints import LABELS, cache
+from tests.unit.checkpoints import LABELS, cache, pretrained
 from tests.unit.kinds import TINY_ARCHITECTURE, TINY_SPEC, settings, tiny_network
 from tests.unit.sentences import sentence_of
 
@@ -60,9 +62,40 @@ def test_a_version_that_appears_during_the_start_is_not_mixed_with_the_one_befor
     tiny_path: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(tiny_path, tmp_path / "model")
-    artefacts = Artefacts(settings(tmp_path / "model"))
-    shutil.copytree(tiny_path / "3", tmp_path / "model" / "4")
-    assert "new version on disk while it was loaded" in sentence_of(lambda: artefacts.network)
+    before, artefacts = Artefacts(settings(tiny_path)), Artefacts(settings(tmp_path / "model"))
+    (tmp_path / "model" / "4").mkdir()
+    (tmp_path / "model" / "4" / WEIGHTS).write_bytes(b"half a copy")
+    np.testing.assert_array_equal(artefacts.golden.logits, before.golden.logits)
+    assert artefacts.facts.version == 3
+
+
+def test_the_version_that_is_asked_for_is_loaded_and_not_the_highest(tiny_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_path / "3", tmp_path / "model" / "3")
+    shutil.copytree(tiny_path / "3", tmp_path / "model" / "12")
+    assert Artefacts(settings(tmp_path / "model"), 3).facts.version == 3
+    assert Artefacts(settings(tmp_path / "model")).facts.version == 12
+
+
+def test_weights_are_hashed_once_for_a_load(tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+
+    def counted(path: Path) -> str:
+        hashed.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr(weight_files, "sha256_of", counted)
+    artefacts = Artefacts(settings(tiny_path))
+    assert artefacts.network is not None
+    assert artefacts.golden is not None
+    assert hashed == [tiny_path / "3" / WEIGHTS]
+
+
+def test_a_model_without_a_path_has_the_one_version_1(torch_home: Path) -> None:
+    cache(torch_home, TINY_ARCHITECTURE, torchvision.models.get_model(TINY_ARCHITECTURE, weights=None).state_dict())
+    assert Artefacts(pretrained(TINY_ARCHITECTURE), 1).facts.version == 1
+    assert sentence_of(lambda: Artefacts(pretrained(TINY_ARCHITECTURE), 2)) == (
+        "Model 'big' has no path and so the one version 1, not version 2."
+    )
 
 
 # The reference

@@ -60,6 +60,16 @@ def test_the_golden_images_are_as_many_as_are_compared_and_as_many_of_each_shape
     assert max(counts.values()) - min(counts.values()) <= 1
 
 
+def test_what_it_answers_to_all_of_them_is_recorded() -> None:
+    found = find_version(str(MODEL_PATH))
+    assert found.manifest.golden is not None
+    with np.load(found.weights_path.parent / found.manifest.golden.file) as recorded:
+        assert recorded["names"].tolist() == [path.name for path in golden_files()]
+        assert recorded["logits"].shape == (MAX_GOLDEN_IMAGES, len(LABELS))
+    # By the test above and all others that load it, the service reproduces them.
+    assert found.manifest.preprocessing_digest == found.manifest.preprocessing.digest
+
+
 def test_the_golden_images_are_under_one_and_a_half_megabytes() -> None:
     assert sum(path.stat().st_size for path in golden_files()) < 1_500_000
 

@@ -112,8 +112,13 @@ def test_nothing_of_a_body_that_is_refused_is_read(at_the_edge: bool) -> None:
         ("/?model=others", "others"),
         ("/v2/models/others/infer", "others"),
         ("/v2/models/others/versions/4/infer", "others"),
+        ("/v2/models/others/labels/canary/infer", "others"),
         ("/v1/models/others:predict", "others"),
         ("/v1/models/others/versions/4:classify", "others"),
+        ("/v1/models/others/labels/canary:predict", "others"),
+        ("/predict?version=3&label=canary", "shapes"),
+        ("/predict?model=others&label=canary", "others"),
+        ("/?label=canary", "shapes"),
     ],
 )
 def test_a_request_is_refused_for_the_queue_of_its_own_model_alone(path: str, model: str) -> None:

@@ -13,11 +13,12 @@ from ray.exceptions import ActorUnavailableError
 from deployments import deadlines
 from deployments.errors import ApertureError, DeadlineExceeded, InferenceFailed, ModelNotReady
 from deployments.hops import Hops
-from deployments.messages import Pixels, Scores
+from deployments.messages import ModelInfo, Pixels, Scores
 from deployments.settings import ModelSettings, PreprocessingSpec, Settings
 from tests.unit.devices import in_loop
 
 MODEL = ModelSettings(name="model", engine="dummy")
+INFO = ModelInfo("model", 1, ("red", "green", "blue"), PreprocessingSpec(), "dummy", "dummy", "fp32", "cpu")
 POISON = 66
 Job = tuple[Pixels, float]
 
@@ -56,7 +57,7 @@ class Deployment:
     def classify_alone(self) -> "Remote":
         return Remote(self._classify_alone)
 
-    async def _classify(self, jobs: Sequence[Job]) -> list[Scores | ApertureError]:
+    async def _classify(self, jobs: Sequence[Job], version: int) -> list[Scores | ApertureError]:
         values = [value_of(pixels) for pixels, _ in jobs]
         self.calls.append(values)
         await self.is_up.wait()
@@ -64,7 +65,7 @@ class Deployment:
         self._die_for_cause(POISON in values)
         return [scores_of(value) for value in values]
 
-    async def _classify_alone(self, job: Job) -> AsyncGenerator[Scores | ApertureError | None, None]:
+    async def _classify_alone(self, job: Job, version: int) -> AsyncGenerator[Scores | ApertureError | None, None]:
         value = value_of(job[0])
         self.running_alone += 1
         self.most_alone = max(self.most_alone, self.running_alone)
@@ -121,7 +122,7 @@ def scores_of(value: int) -> Scores:
 
 
 def hops_to(classifier: Any = None, preprocessor: Any = None) -> Hops:
-    return Hops(MODEL, Settings(models=(MODEL,)), preprocessor, classifier)
+    return Hops(MODEL, Settings(models=(MODEL,)), preprocessor, classifier, INFO)
 
 
 def classified(hops: Hops, values: Sequence[int], within_s: float = 10.0) -> Awaitable[list[Any]]:
@@ -227,7 +228,7 @@ def test_another_failure_of_a_call_is_not_repeated() -> None:
 def test_a_lost_call_to_the_preprocessor_is_repeated() -> None:
     async def test() -> None:
         hops = hops_to(preprocessor=Preprocessors([unavailable(), image(7)]))
-        pixels = await hops.preprocess(b"encoded", PreprocessingSpec(), deadlines.after(10))
+        pixels = await hops.preprocess(b"encoded", deadlines.after(10))
         assert not isinstance(pixels, ApertureError)
         assert value_of(pixels) == 7
 
@@ -238,7 +239,7 @@ def test_a_call_to_the_preprocessor_that_is_lost_twice_is_answered_with_when_to_
     async def test() -> None:
         hops = hops_to(preprocessor=Preprocessors([unavailable(), unavailable(), image(7)]))
         with pytest.raises(ModelNotReady) as caught:
-            await hops.preprocess(b"encoded", PreprocessingSpec(), deadlines.after(10))
+            await hops.preprocess(b"encoded", deadlines.after(10))
         assert caught.value.http_status == 503
         assert caught.value.retry_after_s == 1
 
@@ -247,7 +248,7 @@ def test_a_call_to_the_preprocessor_that_is_lost_twice_is_answered_with_when_to_
 
 def test_the_refusal_of_a_suspect_by_its_deadline_reaches_it() -> None:
     class Late(Deployment):
-        async def _classify_alone(self, job: Job) -> AsyncGenerator[Scores | ApertureError | None, None]:
+        async def _classify_alone(self, job: Job, version: int) -> AsyncGenerator[Scores | ApertureError | None, None]:
             yield DeadlineExceeded("too late")
 
     async def test() -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from deployments.classifier import _infer
 from deployments.engines.base import Images
 from deployments.engines.dummy import DummyEngine
+from deployments.served import _infer
 from deployments.settings import ModelSettings
 
 BATCH = [np.full((32, 32, 3), value, np.uint8) for value in (10, 20, 30)]

@@ -1,8 +1,11 @@
 """The import rule of deployments/__init__.py, read off the source: imports go down only, and never sideways.
 
-    (0) errors, messages, resizing, settings, statistics, deadlines, draining, dimensions
-    (1) imaging, decoding, batching, gathering, fetching, repository, workload, metrics, admission, access, watchdog
-    (2) engines, protocols   (3) autoscaling, routing, hops, dataplane, edge
+    (0) errors, messages, resizing, settings, statistics, deadlines, draining, dimensions, histograms
+    (1) imaging, decoding, batching, gathering, fetching, repository, workload, metrics, admission, access, watchdog,
+        weight_files, versions, catalogue, answer_keys, answer_cache, differences, comparison,
+        promotion
+    (2) engines, protocols   (3) autoscaling, routing, hops, model_client, dataplane, edge, served, preparation,
+        administration, shadowing, promotion_driver, trial_metrics, candidacy
     (4) ingress, preprocessor, classifier   (5) graph
 
 Model libraries stay inside engines, and Ray at levels 3 and up and in metrics.
@@ -21,12 +24,16 @@ ROOT = Path(__file__).resolve().parents[2]
 LEVELS = {
     "deployments": 0,
     **dict.fromkeys(("errors", "messages", "resizing", "settings", "statistics", "deadlines", "draining"), 0),
-    "dimensions": 0,
-    **dict.fromkeys(("imaging", "metrics", "batching", "gathering", "fetching", "repository"), 1),
-    **dict.fromkeys(("workload", "admission", "access", "watchdog"), 1),
+    **dict.fromkeys(("dimensions", "histograms"), 0),
+    **dict.fromkeys(("imaging", "metrics", "batching", "gathering", "fetching", "repository", "weight_files"), 1),
+    **dict.fromkeys(("workload", "admission", "access", "watchdog", "versions", "catalogue"), 1),
+    **dict.fromkeys(("answer_cache", "answer_keys", "differences", "comparison", "promotion"), 1),
     **dict.fromkeys(("decode_cost", "decoder", "decoder_process", "decoding"), 1),
     **dict.fromkeys(("engines", "protocols"), 2),
-    **dict.fromkeys(("autoscaling", "routing", "hops", "dataplane", "edge"), 3),
+    **dict.fromkeys(
+        ("autoscaling", "routing", "hops", "dataplane", "edge", "model_client", "served", "preparation"), 3
+    ),
+    **dict.fromkeys(("administration", "shadowing", "promotion_driver", "trial_metrics", "candidacy"), 3),
     **dict.fromkeys(("ingress", "preprocessor", "classifier"), 4),
     "graph": 5,
 }
@@ -43,11 +50,20 @@ SIDEWAYS = {
     "batching": {"metrics"},
     "gathering": {"metrics"},
     "admission": {"metrics"},
-    "dataplane": {"hops"},
+    "answer_cache": {"answer_keys", "metrics"},
+    "model_client": {"hops"},
+    "dataplane": {"hops", "model_client", "candidacy"},
+    "comparison": {"differences"},
+    "promotion": {"comparison"},
+    "candidacy": {"hops", "model_client", "promotion_driver", "shadowing", "trial_metrics"},
+    "preparation": {"served"},
+    "repository": {"weight_files"},
 }
 PACKAGES = {"engines", "protocols", "settings"}
 # What the rest of the graph may know of the engines when it is imported.
-ENGINE_SEAM = {"deployments.engines", "deployments.engines.base"}
+ENGINE_SEAM = {
+    *("deployments.engines", "deployments.engines.base", "deployments.engines.memory", "deployments.engines.rehearsal"),
+}
 MODEL_LIBRARIES = {
     *("torch", "torchvision", "safetensors", "openvino", "nncf", "onnx", "onnxscript", "onnxruntime", "tensorrt"),
 }

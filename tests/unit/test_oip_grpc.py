@@ -512,7 +512,7 @@ def test_the_index_lists_the_models_and_on_request_only_those_that_are_ready() -
 
 SERVED = {
     *("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer", "ModelStreamInfer"),
-    *("ModelConfig", "ModelStatistics", "RepositoryIndex"),
+    *("ModelConfig", "ModelStatistics", "RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"),
 }
 METHODS = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods_by_name
 

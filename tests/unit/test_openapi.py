@@ -14,27 +14,36 @@ from starlette.routing import Match, Route
 from deployments.messages import ModelInfo
 from deployments.protocols.openapi.document import document
 from deployments.protocols.openapi.parts import PICTURE, STATIC
-from tests.unit.bytes_plane import BytesPlane, expected_predictions, info
-from tests.unit.ingress_app import service
+from tests.unit.bytes_plane import expected_predictions, info
+from tests.unit.ingress_app import StartingPlane, service
+from tests.unit.versioned import replica, told
 
 # Of the document itself.
 UNDOCUMENTED = {"/openapi.json", "/docs", "/docs/docs.js", "/docs/docs.css", "/docs/heart.jpg"}
+# Not for those who read it.
+ADMINISTRATION = {"/v2/repository/models/{model}/load", "/v2/repository/models/{model}/unload"}
 
 
 def send(method: str, path: str, root_path: str = "", **request: Any) -> httpx.Response:
     async def exchange() -> httpx.Response:
-        transport = httpx.ASGITransport(service(), root_path=root_path)
+        transport = httpx.ASGITransport(service(labelled()), root_path=root_path)
         async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
             return await client.request(method, path, **request)
 
     return asyncio.run(exchange())
 
 
-def api_of(models: dict[str, ModelInfo | None]) -> dict[str, Any]:
-    return cast("dict[str, Any]", json.loads(document(models)))
+def labelled() -> StartingPlane:
+    """Whose first model has a label."""
+    return StartingPlane(models={"shapes": told(replica(3, labels=LABELLED)), "others": info("others", 4)})
 
 
-API = api_of(BytesPlane().ready_models())
+def api_of(models: dict[str, ModelInfo | None], labels: dict[str, int] | None = None) -> dict[str, Any]:
+    return cast("dict[str, Any]", json.loads(document(models, {"shapes": labels or {}})))
+
+
+LABELLED = {"stable": 3}
+API = api_of(labelled().ready_models(), LABELLED)
 OPERATIONS = {
     f"{method.upper()} {path}": (method, path, operation)
     for path, methods in API["paths"].items()
@@ -71,7 +80,8 @@ def check_described(response: httpx.Response, operation: dict[str, Any]) -> None
 
 
 def test_every_route_is_documented_and_every_documented_route_is_there() -> None:
-    routes = [route for route in service().routes if isinstance(route, Route) and route.path not in UNDOCUMENTED]
+    routes = [route for route in service().routes if isinstance(route, Route)]
+    routes = [route for route in routes if route.path not in UNDOCUMENTED | ADMINISTRATION]
     matched = [
         [route for route in routes if route.matches(scope_of(method, url_of(path, operation)))[0] is Match.FULL]
         for method, path, operation in OPERATIONS.values()
@@ -193,9 +203,44 @@ def test_without_a_model_for_encoded_images_the_document_has_no_examples_for_one
 
 
 def test_the_document_is_current_when_a_model_has_become_warm() -> None:
-    assert (
-        document({"shapes": None}) != document({"shapes": info("shapes", 3)}) != document({"shapes": info("shapes", 4)})
-    )
+    assert api_of({"shapes": None}) != api_of({"shapes": info("shapes", 3)}) != api_of({"shapes": info("shapes", 4)})
+
+
+def test_the_label_of_the_examples_is_one_of_the_models_if_it_has_any() -> None:
+    def label(labels: dict[str, int]) -> Any:
+        paths = api_of({"shapes": info("shapes", 3)}, labels)["paths"]
+        (_, parameter, *_) = paths["/v2/models/{model}/labels/{label}/infer"]["post"]["parameters"]
+        return parameter.get("example")
+
+    assert (label({"stable": 3, "canary": 2}), label({})) == ("canary", None)
+
+
+INFERENCES = [name for name in OPERATIONS if name.startswith("POST") and ":regress" not in name and "index" not in name]
+
+
+@pytest.mark.parametrize("name", INFERENCES)
+def test_every_inference_is_described_with_its_routing_key_and_the_version_that_it_names(name: str) -> None:
+    _, path, operation = OPERATIONS[name]
+    assert {"$ref": "#/components/headers/x-model-version"} in operation["responses"]["200"]["headers"].values()
+    (routing,) = [each for each in operation["parameters"] if each["name"] == "x-routing-key"]
+    assert (routing["in"], routing["required"]) == ("header", False)
+    assert path.startswith("/v") or {"version", "label"} <= {each["name"] for each in operation["parameters"]}
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if "{model}" in name])
+def test_the_headers_of_an_answer_are_those_that_are_described(name: str) -> None:
+    method, path, operation = OPERATIONS[name]
+    if "200" not in operation["responses"]:
+        return
+    (body, *_) = [example for other, *_, example in EXAMPLES.values() if other is operation] or [None]
+    response = send(method, url_of(path, operation), json=body and body["value"])
+    assert response.status_code == 200
+    described = {header.lower() for header in operation["responses"]["200"]["headers"]}
+    # x-request-id is Serve's, and x-cache that of models with a cache.
+    assert described - {"x-request-id", "x-cache"} == set(response.headers) & (NAMED | {"server-timing"})
+
+
+NAMED = {"x-model-version", "x-preprocessing-spec"}
 
 
 # The page

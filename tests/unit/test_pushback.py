@@ -18,7 +18,8 @@ class Context:
         return self.metadata
 
     def set_trailing_metadata(self, trailing_metadata: list[tuple[str, str]]) -> None:
-        self.metadata = list(trailing_metadata)
+        # Serve keeps the id whatever it is given (ray.serve.grpc_util, RayServegRPCContext).
+        self.metadata = [("request_id", "test-id"), *trailing_metadata]
 
     def set_code(self, code: grpc.StatusCode) -> None:
         self.code = code

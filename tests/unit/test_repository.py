@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from deployments.errors import ConfigError
-from deployments.repository import MANIFEST, find_version, read_labels, sha256_of, write_manifest
+from deployments.repository import MANIFEST, find_version, read_labels, versions_on_disk, write_manifest
 from deployments.settings import PreprocessingSpec
+from deployments.weight_files import sha256_of
 from tests.unit.sentences import sentence_of
 
 WEIGHTS = "model.safetensors"
@@ -35,7 +36,36 @@ def test_the_highest_version_is_taken_by_number_and_not_by_text(tmp_path: Path) 
     assert (found.version, found.weights_path) == (10, tmp_path / "10" / WEIGHTS)
 
 
-@pytest.mark.parametrize("name", ["11.bak", "v12", "-13", "1.4", "latest", ".15", "²", " 16"])
+def test_the_version_that_is_asked_for_is_taken(tmp_path: Path) -> None:
+    for name in ("9", "10", "1"):
+        write_version(tmp_path, name)
+    assert find_version(str(tmp_path), 9).weights_path == tmp_path / "9" / WEIGHTS
+    assert sentence_of(lambda: find_version(str(tmp_path), 2)) == (
+        f"The model directory {str(tmp_path)!r} has no version 2; it has 1, 9, 10."
+    )
+
+
+def test_the_versions_on_disk_are_ascending_and_nothing_of_them_is_read(tmp_path: Path) -> None:
+    for name in ("9", "10", "0", "999999999999999999"):
+        (tmp_path / name).mkdir()
+    assert versions_on_disk(str(tmp_path)) == (0, 9, 10, 999999999999999999)
+    (tmp_path / "none").mkdir()
+    assert versions_on_disk(str(tmp_path / "none")) == ()
+    assert "does not exist" in sentence_of(lambda: versions_on_disk(str(tmp_path / "nowhere")))
+
+
+def test_of_many_versions_a_sentence_lists_the_highest(tmp_path: Path) -> None:
+    for number in range(1, 31):
+        (tmp_path / str(number)).mkdir()
+    sentence = sentence_of(lambda: find_version(str(tmp_path), 31))
+    assert sentence.endswith("it has 30 of them, the highest 21, 22, 23, 24, 25, 26, 27, 28, 29, 30.")
+
+
+# ARABIC-INDIC DIGIT SEVEN is a decimal digit to str.isdecimal.
+NO_NUMBERS = ["11.bak", "v12", "-13", "1.4", "latest", ".15", "²", " 16", "01", "007", "\u0667", "1" * 19, "1\n"]
+
+
+@pytest.mark.parametrize("name", NO_NUMBERS)
 def test_a_directory_whose_name_is_no_integer_is_ignored(tmp_path: Path, name: str) -> None:
     write_version(tmp_path, "2")
     (tmp_path / name).mkdir()
@@ -94,11 +124,35 @@ def test_a_model_without_a_version_is_one_sentence(tmp_path: Path) -> None:
     assert "integer name" in sentence
 
 
-def test_a_version_without_its_description_is_one_sentence(tmp_path: Path) -> None:
+def test_an_empty_version_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "1").mkdir()
     sentence = sentence_of(lambda: find_version(str(tmp_path)))
-    assert repr(str(tmp_path / "1" / "model.yaml")) in sentence
-    assert "cannot be read: No such file or directory" in sentence
+    assert sentence.startswith(f"{str(tmp_path / '1' / 'model.yaml')!r} does not exist, and ")
+    assert "has no weights of a known format either" in sentence
+
+
+@pytest.mark.parametrize(
+    ("weights", "needs"),
+    [(WEIGHTS, "states the architecture"), ("model.pt2", "vouches for them"), ("model.plan", "vouches for them")],
+)
+def test_what_weights_without_a_description_lack_is_said(tmp_path: Path, weights: str, needs: str) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / weights).touch()
+    sentence = sentence_of(lambda: find_version(str(tmp_path)))
+    assert f"has the weights {weights!r}, which are served only with a description that {needs}" in sentence
+
+
+def test_of_several_weights_without_a_description_none_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "1").mkdir()
+    for name in ("model.onnx", WEIGHTS):
+        (tmp_path / "1" / name).touch()
+    sentence = sentence_of(lambda: find_version(str(tmp_path)))
+    assert sentence.endswith("has several weights: model.onnx, model.safetensors.")
+
+
+def test_a_description_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "1" / MANIFEST).mkdir(parents=True)
+    assert "cannot be read: Is a directory" in sentence_of(lambda: find_version(str(tmp_path)))
 
 
 @pytest.mark.parametrize(

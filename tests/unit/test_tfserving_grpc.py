@@ -315,7 +315,6 @@ def test_a_model_that_is_not_warm_is_unavailable() -> None:
     [
         (PREDICTION, "Regress", pb.RegressionRequest),
         (PREDICTION, "MultiInference", pb.MultiInferenceRequest),
-        (MODEL, "HandleReloadConfigRequest", pb.ReloadConfigRequest),
     ],
 )
 def test_an_rpc_that_is_not_served_says_so(stub: Any, method: str, request_type: Any) -> None:

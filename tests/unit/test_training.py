@@ -16,11 +16,15 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from deployments import imaging
 from deployments.engines import create_engine
+from deployments.engines.artefacts import Artefacts
 from deployments.engines.golden import MAX_GOLDEN_IMAGES
+from deployments.engines.recorded import check_recorded
+from deployments.errors import ConfigError
 from deployments.repository import find_version, write_manifest
 from deployments.settings import ModelSettings, PreprocessingSpec, Settings
 from examples import finetune
@@ -37,6 +41,7 @@ from examples.training_data import (
 )
 from scripts.check_config import check_config
 from tests.unit.checkpoints import Trap, cache
+from tests.unit.kinds import settings
 
 ROOT = Path(__file__).resolve().parents[2]
 COLOURS = {"blue": (20, 30, 220), "red": (230, 25, 20)}
@@ -86,6 +91,28 @@ def test_the_held_out_pictures_are_the_golden_ones(workspace: Path) -> None:
         held_out = [path for path in (workspace / "pictures" / label).glob("*.png") if _is_held_out(path)]
         assert sorted(contents) == sorted(path.read_bytes() for path in held_out)
         assert len(contents) > 0
+
+
+def test_what_the_model_answered_is_recorded_and_another_one_is_not_served_in_its_place(
+    workspace: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(workspace / "models/colours", tmp_path / "colours")
+    manifest = find_version(str(model)).manifest
+    assert manifest.golden is not None
+    assert manifest.preprocessing_digest == manifest.preprocessing.digest
+    state = load_file(model / "1/model.safetensors")
+    state["fc.weight"] = -state["fc.weight"]
+    save_file(state, model / "1/model.safetensors")
+    write_manifest(
+        model / "1",
+        architecture=manifest.architecture,
+        weights=manifest.weights,
+        labels=manifest.labels,
+        preprocessing=manifest.preprocessing,
+        recorded=manifest.golden.file,
+    )
+    with pytest.raises(ConfigError, match="its numbers are wrong"):
+        create_engine(ModelSettings(name="colours", path=str(model)))
 
 
 def test_training_shows_the_version_only_when_it_is_whole(workspace: Path) -> None:
@@ -374,27 +401,63 @@ def test_golden_drawings_are_neither_trained_on_nor_held_out(tmp_path: Path) -> 
     assert all(golden.start >= other.stop or golden.stop <= other.start for other in seeds)
 
 
-def test_golden_drawings_are_written_for_a_version_that_has_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "model.yaml").touch()
-    monkeypatch.setattr(sys, "argv", ["finetune", "--crop-size", "32", "--golden-only", str(tmp_path)])
+@pytest.fixture
+def version(tiny_path: Path, tmp_path: Path) -> Path:
+    """A version without golden pictures, and so without recordings."""
+    return shutil.copytree(tiny_path / "3", tmp_path / "model/3")
+
+
+def record_again(version: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Its golden pictures, once the script has been over it."""
+    monkeypatch.setattr(sys, "argv", ["finetune", "--golden-only", str(version)])
     finetune.main()
-    written = sorted(path.name for path in (tmp_path / "golden").iterdir())
-    assert (len(written), written[0], written[-1]) == (
+    return sorted((version / "golden").iterdir())
+
+
+def test_a_version_that_has_no_golden_drawings_gets_them_and_what_it_answers(
+    version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = record_again(version, monkeypatch)
+    assert (len(written), written[0].name, written[-1].name) == (
         MAX_GOLDEN_IMAGES,
         f"000-{LABELS[0]}.jpg",
         f"255-{LABELS[5]}.jpg",
     )
-    with Image.open(tmp_path / "golden" / written[0]) as picture:
-        assert picture.size == (32, 32)
+    manifest = find_version(str(version.parent)).manifest
+    # Of the size that the version takes, whatever the script's own is.
+    with Image.open(written[0]) as picture:
+        assert picture.size == (manifest.preprocessing.crop_size, manifest.preprocessing.crop_size)
+    assert manifest.golden is not None
+    check_recorded(Artefacts(settings(version.parent)))
 
 
-def test_golden_pictures_are_written_for_no_directory_but_a_version(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["finetune", "--golden-only", str(tmp_path)])
-    assert "has no model.yaml" in exit_sentence(finetune.main)
+def test_golden_pictures_that_are_there_stay_and_are_recorded(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = find_version(str(version.parent)).manifest
+    (version / "golden").mkdir()
+    draw_shape("heart", 7).save(version / "golden/heart.png")
+    assert [path.name for path in record_again(version, monkeypatch)] == ["heart.png"]
+    check_recorded(Artefacts(settings(version.parent)))
+    after = find_version(str(version.parent)).manifest
+    assert after.model_copy(update={"golden": None}) == before
+
+
+def test_a_version_that_is_not_what_was_trained_is_not_recorded(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = (version / "model.yaml").read_text()
+    (version / "model.yaml").write_text(manifest.replace("crop_size: 32", "crop_size: 28"))
+    assert "was trained with the preprocessing" in exit_sentence(lambda: record_again(version, monkeypatch))
+    (version / "model.yaml").write_text(manifest)
+    with (version / "model.safetensors").open("ab") as file:
+        file.write(b"\0")
+    assert "has SHA-256" in exit_sentence(lambda: record_again(version, monkeypatch))
+    assert (version / "model.yaml").read_text() == manifest
+
+
+@pytest.mark.parametrize("name", ["3", "three"])
+def test_no_directory_but_a_version_is_recorded(name: str, version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = version.rename(version.with_name(name))
+    if name == "3":
+        (other / "model.yaml").unlink()
+    assert "give the directory of a version" in exit_sentence(lambda: record_again(other, monkeypatch))
 
 
 # Drawings

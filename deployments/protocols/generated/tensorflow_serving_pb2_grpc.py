@@ -302,8 +302,7 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def HandleReloadConfigRequest(self, request, context):
-        """Not served.
-        """
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

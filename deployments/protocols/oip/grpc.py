@@ -5,30 +5,21 @@ github.com/triton-inference-server/server, docs/protocol.
 """
 
 import asyncio
-import math
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
-from typing import Any, TypeVar, cast
+from itertools import chain, count
+from typing import Any, TypeVar
 
-import numpy as np
 from google.protobuf.json_format import ParseDict
 
-from deployments.errors import BadRequest, ModelNotReady
 from deployments.messages import DataPlane, ModelInfo
+from deployments.protocols.addressing import chosen, described
 from deployments.protocols.authentication import admit_rpc
 from deployments.protocols.generated import inference_pb2 as pb
-from deployments.protocols.json_bodies import quoted
 from deployments.protocols.oip import contract
-from deployments.protocols.oip.binary import bytes_of, tensor_from_bytes
-from deployments.protocols.oip.inference import (
-    InferRequest,
-    InferResponse,
-    RequestedOutput,
-    Tensor,
-    check_input,
-    check_names,
-    infer,
-)
+from deployments.protocols.oip.grpc_messages import parse_request, render_response
+from deployments.protocols.oip.inference import infer
 from deployments.protocols.patience import Patience
 from deployments.protocols.rpc import (
     Context,
@@ -37,18 +28,18 @@ from deployments.protocols.rpc import (
     details_of,
     patience_with,
     refused,
+    route,
     rpc,
     timed_rpc,
     unserved,
     visible,
 )
-from deployments.protocols.tensors import OUTPUTS
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Where the elements of a datatype are, unless they are in raw_input_contents.
-CONTENTS = {"BYTES": "bytes_contents", "UINT8": "uint_contents", "FP32": "fp32_contents"}
+# Versions are numbers.
+LABELS = re.compile("[A-Za-z]")
 # How many requests of one stream are worked on while the first of them is not answered yet.
 STREAM_AHEAD = 16
 
@@ -62,16 +53,13 @@ class InferenceRpcs(Rpcs):
 
     @rpc(pb.ServerReadyResponse)
     async def ServerReady(self, request: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
-        """Ready once every model is warm."""
-        return pb.ServerReadyResponse(ready=None not in self.plane.ready_models().values())
+        """Ready once every model is warm, but for those unloaded by request."""
+        return pb.ServerReadyResponse(ready=self.plane.is_ready())
 
     @rpc(pb.ModelReadyResponse)
     async def ModelReady(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
-        try:
-            self.plane.info_of(request.name, request.version or None)
-        except ModelNotReady:
-            return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=True)
+        is_ready = contract.is_ready(self.plane, request.name, *_asked(request.version))
+        return pb.ModelReadyResponse(ready=is_ready)
 
     @rpc(pb.ServerMetadataResponse)
     async def ServerMetadata(self, request: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
@@ -79,28 +67,30 @@ class InferenceRpcs(Rpcs):
 
     @rpc(pb.ModelMetadataResponse)
     async def ModelMetadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        info = self.plane.info_of(request.name, request.version or None)
-        return ParseDict(contract.model_metadata(info), pb.ModelMetadataResponse())
+        info = described(self.plane, request.name, *_asked(request.version))
+        metadata = contract.model_metadata(info, self.plane.versions_of(info.name))
+        return ParseDict({**metadata, "properties": _properties(self.plane, info)}, pb.ModelMetadataResponse())
 
     @rpc(pb.ModelConfigResponse)
     async def ModelConfig(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
-        info = self.plane.info_of(request.name, request.version or None)
+        info = described(self.plane, request.name, *_asked(request.version))
         return ParseDict({"config": contract.model_config(info, self.plane.limits)}, pb.ModelConfigResponse())
 
     @rpc(pb.ModelStatisticsResponse)
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
-        """Of the model, or of all that are warm if the request names none."""
+        """Of the version, of each that the model has, or of all models if the request names none."""
         if request.name:
-            infos = [self.plane.info_of(request.name, request.version or None)]
+            info = described(self.plane, request.name, *_asked(request.version))
+            stats = await contract.statistics_of(self.plane, info.name, info.version if request.version else None)
         else:
-            infos = [info for info in self.plane.ready_models().values() if info is not None]
-        statistics = await asyncio.gather(*(self.plane.statistics(info.name) for info in infos))
-        stats = [contract.model_statistics(*pair) for pair in zip(infos, statistics, strict=True)]
+            models = self.plane.ready_models()
+            counted = await asyncio.gather(*(contract.statistics_of(self.plane, model) for model in models))
+            stats = list(chain.from_iterable(counted))
         return ParseDict({"model_stats": stats}, pb.ModelStatisticsResponse())
 
     @rpc(pb.RepositoryIndexResponse)
     async def RepositoryIndex(self, request: pb.RepositoryIndexRequest) -> pb.RepositoryIndexResponse:
-        models = contract.repository_index(self.plane.ready_models(), ready_only=request.ready)
+        models = contract.repository_index(self.plane, ready_only=request.ready)
         return ParseDict({"models": models}, pb.RepositoryIndexResponse())
 
     @timed_rpc(pb.ModelInferResponse)
@@ -116,10 +106,13 @@ class InferenceRpcs(Rpcs):
         stream is that of each request.
         """
 
+        numbers = count(1)
+
         async def answer(one: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
             try:
                 admit_rpc(self.access, "ModelStreamInfer", grpc_context)
                 check_size(one, self.plane.limits)
+                route(grpc_context, next(numbers))
                 response = await _infer(self.plane, one, patience_with(grpc_context, self.plane.limits))
             except Exception as error:
                 response = pb.ModelInferResponse(model_name=one.model_name, id=one.id)
@@ -140,8 +133,6 @@ class InferenceRpcs(Rpcs):
             refused(visible(error, grpc_context), grpc_context, None)
             raise
 
-    RepositoryModelLoad = unserved("RepositoryModelLoad", pb.RepositoryModelLoadResponse)
-    RepositoryModelUnload = unserved("RepositoryModelUnload", pb.RepositoryModelUnloadResponse)
     SystemSharedMemoryStatus = unserved("SystemSharedMemoryStatus", pb.SystemSharedMemoryStatusResponse)
     SystemSharedMemoryRegister = unserved("SystemSharedMemoryRegister", pb.SystemSharedMemoryRegisterResponse)
     SystemSharedMemoryUnregister = unserved("SystemSharedMemoryUnregister", pb.SystemSharedMemoryUnregisterResponse)
@@ -153,78 +144,25 @@ class InferenceRpcs(Rpcs):
 
 
 async def _infer(plane: DataPlane, request: pb.ModelInferRequest, patience: Patience) -> pb.ModelInferResponse:
-    info = plane.info_of(request.model_name, request.model_version or None)
-    timeout_us = _number(request.parameters, "timeout")
-    # One more than there are is refused, whatever the others are.
-    outputs = request.outputs[: len(OUTPUTS) + 1]
-    parsed = InferRequest(
-        inputs=[_input(plane, info, request)],
-        outputs=[RequestedOutput(output.name, _number(output.parameters, "classification")) for output in outputs],
-        id=request.id,
-        timeout_s=timeout_us / 1e6 if timeout_us else None,
-    )
-    return _rendered(await infer(plane, info, parsed, patience.left_s(parsed.timeout_s)))
+    info = chosen(plane, request.model_name, *_asked(request.model_version))
+    parsed = parse_request(request, info, plane.check_count)
+    return render_response(await infer(plane, info, parsed, patience.left_s(parsed.timeout_s)))
 
 
-def _input(plane: DataPlane, info: ModelInfo, request: pb.ModelInferRequest) -> Tensor:
-    """The one input of the request. What is said of it is checked before its elements are touched."""
-    check_names([tensor.name for tensor in request.inputs[:6]], info)
-    (tensor,) = request.inputs
-    check_input(tensor.name, tensor.datatype, tensor.shape, info)
-    plane.check_count(tensor.shape[0])
-    if "shared_memory_region" in tensor.parameters:
-        raise BadRequest("Inputs in shared memory are not supported; send them in raw_input_contents.")
-    if not request.raw_input_contents:
-        return _typed(tensor)
-    if tensor.HasField("contents"):
-        raise BadRequest("An input's elements are in raw_input_contents or in contents, and not in both.")
-    if len(request.raw_input_contents) != 1:
-        raise BadRequest(f"The request has 1 input, but {len(request.raw_input_contents)} raw_input_contents.")
-    return tensor_from_bytes(tensor.name, tensor.datatype, tensor.shape, request.raw_input_contents[0])
+def _asked(model_version: str) -> tuple[str | None, str | None]:
+    """The version, or the label. The field is text: none is empty, and what begins with a letter is a label."""
+    if LABELS.match(model_version):
+        return None, model_version
+    return model_version or None, None
 
 
-def _typed(tensor: pb.ModelInferRequest.InferInputTensor) -> Tensor:
-    field = CONTENTS[tensor.datatype]
-    elements, count = getattr(tensor.contents, field), math.prod(tensor.shape)
-    if len(elements) != count:
-        raise BadRequest(f"The input {tensor.name} has {len(elements)} {field}; its shape needs {count}.")
-    if tensor.datatype == "BYTES":
-        values = np.empty(count, object)
-        values[:] = list(elements)
-    else:
-        values = np.array(elements)  # uint32 or float32
-    if tensor.datatype == "UINT8":
-        if values.max() > 255:
-            raise BadRequest(f"The input {tensor.name} has the element {values.max()}, which is no UINT8.")
-        values = values.astype(np.uint8)
-    return Tensor(tensor.name, tensor.datatype, values.reshape(tensor.shape))
-
-
-def _number(parameters: Any, key: str) -> int:
-    """A parameter that is an integer and not negative, or 0 if it is not there."""
-    if key not in parameters:
-        return 0
-    kind = parameters[key].WhichOneof("parameter_choice")
-    value = getattr(parameters[key], kind) if kind else None
-    if kind not in ("int64_param", "uint64_param") or cast("int", value) < 0:
-        raise BadRequest(f"The parameter {key} must be an int64_param of 0 or more, not {quoted(value)}.")
-    return cast("int", value)
-
-
-def _rendered(response: InferResponse) -> pb.ModelInferResponse:
-    return pb.ModelInferResponse(
-        model_name=response.info.name,
-        model_version=str(response.info.version),
-        id=response.id,
-        outputs=[
-            pb.ModelInferResponse.InferOutputTensor(
-                name=tensor.name, datatype=tensor.datatype, shape=tensor.values.shape
-            )
-            for tensor in response.outputs
-        ],
-        # Where stock clients look for them, and nowhere else.
-        raw_output_contents=[bytes_of(tensor) for tensor in response.outputs],
-    )
+def _properties(plane: DataPlane, info: ModelInfo) -> dict[str, str]:
+    states = {
+        f"versions.{each.version}": f"{each.state}: {each.reason}" if each.reason else each.state
+        for each in plane.versions_of(info.name)
+    }
+    labels = {f"labels.{label}": str(version) for label, version in plane.labels_of(info.name).items()}
+    return {"version": str(info.version), "preprocessing_spec": info.preprocessing.digest, **states, **labels}
 
 
 async def _in_order(

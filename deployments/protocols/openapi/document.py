@@ -8,19 +8,28 @@ import orjson
 
 from deployments.messages import ModelInfo
 from deployments.protocols.oip.contract import server_metadata
-from deployments.protocols.openapi import huggingface, oip, predict, tfserving
+from deployments.protocols.openapi import comparison, huggingface, oip, predict, tfserving
 from deployments.protocols.openapi.parts import Models, Paths, Schemas, components
 from deployments.protocols.openapi.security import ask_for_keys
 
 # In the order of the page.
-FAMILIES: Final = (predict, oip, tfserving, huggingface)
+FAMILIES: Final = (predict, oip, comparison, tfserving, huggingface)
 DESCRIPTION: Final = """Image classification: encoded images in, labels out. Every response has an x-request-id and
 Server-Timing; every error is JSON with error, code and request_id."""
 
 
-def document(models: Mapping[str, ModelInfo | None], root_path: str = "", *, asks_for_keys: bool = False) -> bytes:
-    """As JSON. `root_path` is what the service's own paths are below; models that are warm appear in the examples."""
-    return _document(Models.of(models), root_path, asks_for_keys)
+def document(
+    models: Mapping[str, ModelInfo | None],
+    labels: Mapping[str, Mapping[str, int]],
+    root_path: str = "",
+    *,
+    asks_for_keys: bool = False,
+) -> bytes:
+    """As JSON. `root_path` is what the service's own paths are below; models that are warm appear in the examples.
+
+    `labels`: those of each model.
+    """
+    return _document(Models.of(models, labels), root_path, asks_for_keys)
 
 
 @lru_cache(maxsize=8)

@@ -8,6 +8,7 @@ from deployments.protocols.openapi.parts import (
     INFERENCE,
     NUMBER,
     PICTURE_BASE64,
+    ROUTING,
     TEXT,
     TIMEOUT,
     Models,
@@ -37,7 +38,8 @@ def paths(models: Models) -> Paths:
         "Labels and scores for images",
         content({"anyOf": [reference("Scores"), a_list(reference("Scores"))]}),
         (*INFERENCE, 424),
-        parameters=[models.parameter("query"), models.version("query"), TIMEOUT],
+        parameters=[*models.in_query(), ROUTING, TIMEOUT],
+        names_version=True,
         body=content(reference("Inputs"), **examples) | content(IMAGE, BYTES),
         description=DESCRIPTION,
     )

@@ -1,7 +1,8 @@
 """The Open Inference Protocol's routes, described: those of oip/rest.py."""
 
-from typing import Any, Final
+from typing import Any, Final, get_args
 
+from deployments.messages import State
 from deployments.protocols.openapi.parts import (
     ANY_ROUTE,
     BINARY,
@@ -11,8 +12,10 @@ from deployments.protocols.openapi.parts import (
     INTEGER,
     OF_A_MODEL,
     PICTURE_BASE64,
+    ROUTING,
     TEXT,
     TIMEOUT,
+    VERSIONS,
     Models,
     Paths,
     Schema,
@@ -64,18 +67,21 @@ def _server_paths() -> Paths:
 
 def _model_paths(models: Models) -> Paths:
     routes: Paths = {}
-    for suffix, versioned in (("", False), ("/versions/{version}", True)):
-        named = [models.parameter(), *([models.version()] if versioned else [])]
-        path, name = f"/v2/models/{{model}}{suffix}", "Version" if versioned else ""
+    for suffix, name in zip(VERSIONS, ("", "Version", "Label"), strict=True):
+        named, path = models.named(suffix), f"/v2/models/{{model}}{suffix}"
 
         def get(kind: str, summary: str, schema: str, named: list[Schema] = named, name: str = name) -> Schema:
-            answer = content(reference(schema))
-            return {"get": operation(f"model{name}{kind}", TAG, summary, answer, WRONG, parameters=named)}
+            answer, names_version = content(reference(schema)), schema != "ModelReady"
+            return {
+                "get": operation(
+                    f"model{name}{kind}", TAG, summary, answer, WRONG, parameters=named, names_version=names_version
+                )
+            }
 
-        ready = get("Ready", "Whether the model is warm", "ModelReady")
+        ready = get("Ready", "Whether it answers", "ModelReady")
         ready["get"]["responses"]["503"] = {"description": "Not yet.", "content": content(_either("ModelReady"))}
         routes |= {
-            path: get("", "Tensors, labels, preprocessing and engine of the model", "Model"),
+            path: get("", "Tensors, labels, preprocessing and engine of a version, and the states of all", "Model"),
             f"{path}/ready": ready,
             f"{path}/config": get("Config", "The model as Triton's clients configure themselves by", "ModelConfig"),
             f"{path}/stats": get("Statistics", "What the model has done so far", "Statistics"),
@@ -92,7 +98,8 @@ def _infer(name: str, models: Models, named: list[Schema]) -> Schema:
         "Probabilities and logits for a tensor of images",
         content(reference("InferResponse")) | content(BINARY, BYTES),
         INFERENCE,
-        parameters=[*named, header, TIMEOUT],
+        parameters=[*named, header, ROUTING, TIMEOUT],
+        names_version=True,
         body=content(reference("InferRequest"), **_examples(models)),
         description=DESCRIPTION,
     )
@@ -151,7 +158,16 @@ def _model() -> Schema:
         "inputs": a_list(reference("Tensor")),
         "outputs": a_list(reference("Tensor")),
     }
-    own = {"device": TEXT, "precision": TEXT, "labels": a_list(TEXT), "preprocessing": {"type": "object"}}
+    state = {"type": "string", "enum": list(get_args(State))}
+    own = {
+        "version": TEXT,
+        "device": TEXT,
+        "precision": TEXT,
+        "labels": a_list(TEXT),
+        "preprocessing": {"type": "object"},
+        "version_labels": {"type": "object", "additionalProperties": TEXT},
+        "version_status": a_list(an_object({"version": TEXT, "state": state, "reason": TEXT})),
+    }
     return an_object(protocol | own)
 
 

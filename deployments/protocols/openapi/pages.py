@@ -44,7 +44,9 @@ HEADERS: Final = {
 def routes(plane: DataPlane, *, asks_for_keys: bool = False) -> list[Route]:
     async def openapi(request: Request) -> Response:
         root_path = request.scope.get("root_path", "")
-        content = document(plane.ready_models(), root_path, asks_for_keys=asks_for_keys)
+        models = plane.ready_models()
+        labels = {model: plane.labels_of(model) for model in models}
+        content = document(models, labels, root_path, asks_for_keys=asks_for_keys)
         return Response(content, media_type="application/json", headers={"Cache-Control": "no-cache"})
 
     return [Route("/openapi.json", openapi), _static("/docs", "index.html", "text/html"), *_files()]

@@ -11,6 +11,7 @@ from deployments.protocols.openapi.parts import (
     INTEGER,
     NUMBER,
     PICTURE_BASE64,
+    ROUTING,
     TEXT,
     TIMEOUT,
     Models,
@@ -43,7 +44,8 @@ def paths(models: Models) -> Paths:
         content({"anyOf": [reference("Predictions"), reference("Results"), reference("Logits")]})
         | content(TEXT, "application/x-ndjson"),
         (*INFERENCE, 424),
-        parameters=[models.parameter("query"), models.version("query"), top_k, TIMEOUT],
+        parameters=[*models.in_query(), top_k, ROUTING, TIMEOUT],
+        names_version=True,
         body=_bodies(),
         description=DESCRIPTION,
     )

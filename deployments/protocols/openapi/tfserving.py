@@ -1,14 +1,17 @@
 """TensorFlow Serving's routes, described: those of tfserving/rest.py."""
 
-from typing import Any, Final
+from typing import Any, Final, get_args
 
+from deployments.messages import State
 from deployments.protocols.openapi.parts import (
     INFERENCE,
     NUMBER,
     OF_A_MODEL,
     PICTURE_BASE64,
+    ROUTING,
     TEXT,
     TIMEOUT,
+    VERSIONS,
     Models,
     Paths,
     Schema,
@@ -25,26 +28,36 @@ TAG: Final = "TensorFlow Serving"
 PREDICT: Final = """Images as instances, each answered by itself, or as inputs, answered by tensors. An image is
 {"b64": base64}, or nested lists: (H, W, 3) of integers from 0 to 255, or (3, crop, crop) of floats that the client has
 normalised if its name is INPUT."""
+STATE: Final[Schema] = {"type": "string", "enum": list(get_args(State))}
 NO_REGRESSION: Final = "Always refused: the models classify."
 
 
 def paths(models: Models) -> Paths:
     routes: Paths = {}
-    for suffix, name in (("", ""), ("/versions/{version}", "Version")):
-        named = [models.parameter(), *([models.version()] if suffix else [])]
-        path = f"/v1/models/{{model}}{suffix}"
+    for suffix, name in zip(VERSIONS, ("", "Version", "Label"), strict=True):
+        named, path = models.named(suffix), f"/v1/models/{{model}}{suffix}"
         routes |= {
             f"{path}:predict": {"post": _post(f"tensorflow{name}Predict", "PredictRequest", models, named)},
             f"{path}:classify": {"post": _post(f"tensorflow{name}Classify", "ClassifyRequest", models, named)},
             f"{path}:regress": {"post": _regress(f"tensorflow{name}Regress", named)},
-            path: {"get": _get(f"tensorflow{name}Status", "Whether the model is there", "VersionStatus", named)},
-            f"{path}/metadata": {"get": _get(f"tensorflow{name}Metadata", "Its signature", "Metadata", named)},
+            path: {"get": _get(f"tensorflow{name}Status", "The states of versions", "VersionStatus", named)},
+            f"{path}/metadata": {
+                "get": _get(f"tensorflow{name}Metadata", "Its signature", "Metadata", named, names_version=True)
+            },
         }
     return routes
 
 
-def _get(name: str, summary: str, schema: str, named: list[Schema]) -> Schema:
-    return operation(name, TAG, summary, content(reference(schema)), (400, *OF_A_MODEL), parameters=named)
+def _get(name: str, summary: str, schema: str, named: list[Schema], *, names_version: bool = False) -> Schema:
+    return operation(
+        name,
+        TAG,
+        summary,
+        content(reference(schema)),
+        (400, *OF_A_MODEL),
+        parameters=named,
+        names_version=names_version,
+    )
 
 
 def _post(name: str, schema: str, models: Models, named: list[Schema]) -> Schema:
@@ -55,7 +68,8 @@ def _post(name: str, schema: str, models: Models, named: list[Schema]) -> Schema
         "Probabilities and logits" if is_predict else "Labels with their probabilities",
         content(reference("PredictResponse" if is_predict else "ClassifyResponse")),
         INFERENCE,
-        parameters=[*named, TIMEOUT],
+        parameters=[*named, ROUTING, TIMEOUT],
+        names_version=True,
         body=content(reference(schema), **(_examples(is_predict) if models.example else {})),
         description=PREDICT if is_predict else "",
     )
@@ -83,7 +97,7 @@ def schemas() -> Schemas:
     many = {"type": "array", "minItems": 1}
     signature = {"signature_name": TEXT}
     status = an_object(
-        {"version": TEXT, "state": TEXT, "status": an_object({"error_code": TEXT, "error_message": TEXT})}
+        {"version": TEXT, "state": STATE, "status": an_object({"error_code": TEXT, "error_message": TEXT})}
     )
     each: Schemas = {name: numbers for name in OUTPUTS}
     together: Schemas = {name: a_list(numbers) for name in OUTPUTS}

@@ -1,7 +1,6 @@
 """tensorflow.serving.PredictionService and ModelService: TensorFlow Serving's API over gRPC.
 
-Specified in github.com/tensorflow/serving, tensorflow_serving/apis/*.proto. A model has the signature serving_default
-and no version labels.
+Specified in github.com/tensorflow/serving, tensorflow_serving/apis/*.proto. A model has the signature serving_default.
 """
 
 from collections.abc import Sequence
@@ -9,9 +8,9 @@ from typing import cast
 
 from google.protobuf.json_format import ParseDict
 
-from deployments.errors import BadRequest, ModelNotReady, UnknownModel
+from deployments.errors import BadRequest
 from deployments.messages import Answer, DataPlane, ImageInput, ModelInfo
-from deployments.protocols.generated import tensorflow_error_pb2
+from deployments.protocols.addressing import chosen, described
 from deployments.protocols.generated import tensorflow_pb2 as tf
 from deployments.protocols.generated import tensorflow_serving_pb2 as pb
 from deployments.protocols.json_bodies import quoted
@@ -20,6 +19,7 @@ from deployments.protocols.patience import Patience
 from deployments.protocols.rpc import Rpcs, rpc, timed_rpc, unserved
 from deployments.protocols.tensors import answers_of, best, images_from, output_values
 from deployments.protocols.tfserving.signature import SIGNATURE, check_signature, signature_def_map
+from deployments.protocols.tfserving.status import model_status
 from deployments.protocols.tfserving.tensor_proto import input_from, proto_of
 from deployments.settings import OutputName
 
@@ -36,7 +36,7 @@ class PredictionRpcs(Rpcs):
     @timed_rpc(pb.PredictResponse)
     async def Predict(self, request: pb.PredictRequest, patience: Patience) -> pb.PredictResponse:
         """PROBABILITIES and LOGITS as DT_FLOAT (N, classes), or what `output_filter` names of them."""
-        info = _info(self.plane, request.model_spec)
+        info = chosen(self.plane, *_asked(request.model_spec))
         check_signature(request.model_spec.signature_name)
         outputs = _filtered(request.output_filter, info)
         if len(request.inputs) != 1:
@@ -51,7 +51,7 @@ class PredictionRpcs(Rpcs):
     @timed_rpc(pb.ClassificationResponse)
     async def Classify(self, request: pb.ClassificationRequest, patience: Patience) -> pb.ClassificationResponse:
         """All classes of each example with their probabilities, the most probable first."""
-        info = _info(self.plane, request.model_spec)
+        info = chosen(self.plane, *_asked(request.model_spec))
         check_signature(request.model_spec.signature_name)
         check_names(["IMAGE"], info)
         images = _images(request.input, self.plane)
@@ -61,7 +61,7 @@ class PredictionRpcs(Rpcs):
 
     @rpc(pb.GetModelMetadataResponse)
     async def GetModelMetadata(self, request: pb.GetModelMetadataRequest) -> pb.GetModelMetadataResponse:
-        info = _info(self.plane, request.model_spec)
+        info = described(self.plane, *_asked(request.model_spec))
         if not request.metadata_field or any(field != METADATA_FIELD for field in request.metadata_field):
             unknown = next((field for field in request.metadata_field if field != METADATA_FIELD), None)
             raise BadRequest(f"metadata_field must be {METADATA_FIELD!r}, not {quoted(unknown)}.")
@@ -78,25 +78,15 @@ class ModelRpcs(Rpcs):
 
     @rpc(pb.GetModelStatusResponse)
     async def GetModelStatus(self, request: pb.GetModelStatusRequest) -> pb.GetModelStatusResponse:
-        """Of the one version that is served; LOADING, and of no version yet, until the model is warm."""
-        try:
-            version, state = _info(self.plane, request.model_spec).version, pb.ModelVersionStatus.AVAILABLE
-        except ModelNotReady:
-            version, state = request.model_spec.version.value, pb.ModelVersionStatus.LOADING
-        status = pb.StatusProto(error_code=tensorflow_error_pb2.OK)
-        return pb.GetModelStatusResponse(
-            model_version_status=[pb.ModelVersionStatus(version=version, state=state, status=status)]
-        )
-
-    HandleReloadConfigRequest = unserved("HandleReloadConfigRequest", pb.ReloadConfigResponse)
+        """Of all versions of the model, or of the one that is named."""
+        return ParseDict(model_status(self.plane, *_asked(request.model_spec)), pb.GetModelStatusResponse())
 
 
-def _info(plane: DataPlane, spec: pb.ModelSpec) -> ModelInfo:
+def _asked(spec: pb.ModelSpec) -> tuple[str, str | None, str | None]:
+    """The model, and the version or the label."""
     choice = spec.WhichOneof("version_choice")
-    info = plane.info_of(spec.name, str(spec.version.value) if choice == "version" else None)
-    if choice == "version_label":
-        raise UnknownModel(f"The model {info.name!r} has no version label {quoted(spec.version_label)}, nor any other.")
-    return info
+    version = str(spec.version.value) if choice == "version" else None
+    return spec.name, version, spec.version_label if choice == "version_label" else None
 
 
 def _spec(info: ModelInfo) -> pb.ModelSpec:

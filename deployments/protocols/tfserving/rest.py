@@ -1,10 +1,10 @@
 """TensorFlow Serving's REST API, specified in its document api_rest.md; the bodies are those of rest_messages.py.
 
-    POST /v1/models/NAME[/versions/NUMBER]:predict, :classify
-    GET  /v1/models/NAME[/versions/NUMBER][/metadata]
+    POST /v1/models/NAME[/versions/NUMBER or /labels/LABEL]:predict, :classify
+    GET  /v1/models/NAME[/versions/NUMBER or /labels/LABEL][/metadata]
 
-Paths are matched regardless of case, as there, but for names. Labels of versions are in its paths, and no version has
-one here. Errors are those of every route, whose "error" is the one that its clients read.
+Paths are matched regardless of case, as there, but for names and labels. Errors are those of every route, whose "error"
+is the one that its clients read.
 """
 
 import re
@@ -16,11 +16,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from deployments.errors import BadRequest, ModelNotReady, UnknownModel
+from deployments.errors import BadRequest
 from deployments.messages import DataPlane, ModelInfo
+from deployments.protocols.addressing import chosen, described
 from deployments.protocols.encoding import read_body
 from deployments.protocols.http import classified
-from deployments.protocols.json_bodies import ArrayResponse, quoted
+from deployments.protocols.json_bodies import ArrayResponse
 from deployments.protocols.tensors import answers_of
 from deployments.protocols.tfserving.rest_messages import (
     parse_classify,
@@ -29,29 +30,33 @@ from deployments.protocols.tfserving.rest_messages import (
     render_predict,
 )
 from deployments.protocols.tfserving.signature import signature_def_map
+from deployments.protocols.tfserving.status import model_status
 
 MODEL = r"/v1/models/(?P<model>[^/:]+)(?:/(?:versions/(?P<version>[0-9]+)|labels/(?P<label>[^/:]+)))?"
 
 
 def routes(plane: DataPlane) -> list[Route]:
     async def predict(request: Request) -> Response:
-        info = _info(plane, request)
-        form, images = await parse_predict(await read_body(request, plane.limits.max_body_bytes), plane, info)
+        body = await read_body(request, plane.limits.max_body_bytes)
+        # Not before: a body takes its time, and versions go.
+        info = chosen(plane, *_asked(request))
+        form, images = await parse_predict(body, plane, info)
         return ArrayResponse(render_predict(form, answers_of(await classified(plane, request, images, info))))
 
     async def classify(request: Request) -> Response:
-        info = _info(plane, request)
-        images = parse_classify(await read_body(request, plane.limits.max_body_bytes), plane, info)
+        body = await read_body(request, plane.limits.max_body_bytes)
+        info = chosen(plane, *_asked(request))
+        images = parse_classify(body, plane, info)
         return ArrayResponse(render_classify(answers_of(await classified(plane, request, images, info))))
 
     async def regress(request: Request) -> Response:
-        raise BadRequest(f"The model {_info(plane, request).name!r} classifies; it has no regression.")
+        raise BadRequest(f"The model {chosen(plane, *_asked(request)).name!r} classifies; it has no regression.")
 
     async def status(request: Request) -> Response:
-        return JSONResponse(_status(plane, request))
+        return JSONResponse(model_status(plane, *_asked(request)))
 
     async def metadata(request: Request) -> Response:
-        return JSONResponse(_metadata(_info(plane, request)))
+        return JSONResponse(_metadata(described(plane, *_asked(request))))
 
     return [
         _ModelRoute(":predict", predict, "POST"),
@@ -71,27 +76,11 @@ class _ModelRoute(Route):
         self.param_convertors = dict.fromkeys(self.path_regex.groupindex, StringConvertor())
 
 
-def _info(plane: DataPlane, request: Request) -> ModelInfo:
+def _asked(request: Request) -> tuple[str, str | None, str | None]:
+    """The model, and the version or the label."""
     model, version, label = (request.path_params[key] for key in ("model", "version", "label"))
-    info = plane.info_of(model, None if version is None else _number(version))
-    if label is not None:
-        raise UnknownModel(f"The model {info.name!r} has no version label {quoted(label)}, nor any other.")
-    return info
-
-
-def _number(digits: str) -> str:
     # As text, since Python refuses to convert very many digits.
-    return digits.lstrip("0") or "0"
-
-
-def _status(plane: DataPlane, request: Request) -> dict[str, Any]:
-    """Of the one version that is served. A model that is not warm yet has no version, unless the client names one."""
-    try:
-        version, state = str(_info(plane, request).version), "AVAILABLE"
-    except ModelNotReady:
-        version, state = _number(request.path_params["version"] or "0"), "LOADING"
-    entry = {"version": version, "state": state, "status": {"error_code": "OK", "error_message": ""}}
-    return {"model_version_status": [entry]}
+    return model, None if version is None else version.lstrip("0") or "0", label
 
 
 def _metadata(info: ModelInfo) -> dict[str, Any]:
