@@ -26,7 +26,7 @@ from tqdm import tqdm
 from benchmarks.pictures import photographs
 from benchmarks.report import document
 from deployments.errors import ApertureError, BadRequest
-from deployments.messages import Answer, ImageInput, ModelInfo, Stages
+from deployments.messages import Answer, ImageInput, ModelInfo, Stages, VersionStatus
 from deployments.protocols import huggingface, predict
 from deployments.protocols.http import asgi_app
 from deployments.protocols.oip import rest as oip_rest
@@ -82,8 +82,14 @@ class InstantPlane:
     def check_count(self, images: int) -> None:
         return
 
-    def info_of(self, model: str | None, version: str | None = None) -> ModelInfo:
+    def info_of(self, model: str | None, version: str | None = None, label: str | None = None) -> ModelInfo:
         return self._info
+
+    def versions_of(self, model: str | None) -> tuple[VersionStatus, ...]:
+        return (VersionStatus(self._info.version, "AVAILABLE"),)
+
+    def labels_of(self, model: str | None) -> Mapping[str, int]:
+        return {}
 
     def is_ready(self) -> bool:
         return True
@@ -91,8 +97,8 @@ class InstantPlane:
     def ready_models(self) -> dict[str, ModelInfo | None]:
         return {self._info.name: self._info}
 
-    async def statistics(self, model: str) -> ModelStatistics:
-        return ModelStatistics(RequestStatistics(), BatchStatistics())
+    async def statistics(self, model: str) -> Mapping[int, ModelStatistics]:
+        return {self._info.version: ModelStatistics(RequestStatistics(), BatchStatistics())}
 
 
 def main() -> None:

@@ -94,8 +94,8 @@ async def under_load(
         yield Stage(service, files, asked, ledger, active, least)
 
 
-async def played(scenario: Scenario, stage: Stage, least_s: float) -> Row:
-    """A change lasts at least so many seconds, and the time after it as many."""
+async def played(scenario: Scenario, stage: Stage, least_s: float, most_after_s: float = MOST_AFTER_S) -> Row:
+    """A change lasts at least so many seconds, and the time after it as many, up to `most_after_s`."""
     began, problem, found = time.monotonic(), "", {}
     try:
         found = dict(await scenario.play(stage))
@@ -103,7 +103,7 @@ async def played(scenario: Scenario, stage: Stage, least_s: float) -> Row:
         problem = f"{type(err).__name__}: {err}"
     await asyncio.sleep(began + least_s - time.monotonic())
     ended = time.monotonic()
-    await asyncio.sleep(min(ended - began, MOST_AFTER_S))
+    await asyncio.sleep(min(ended - began, most_after_s))
     after, entries = time.monotonic(), stage.ledger.entries
     return Row(
         scenario.name, scenario.is_swap, window(entries, began, ended), window(entries, ended, after), problem, found

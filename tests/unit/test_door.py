@@ -9,18 +9,20 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Message
 
+from deployments.access import AccessControl
 from deployments.admission import Admission
 from deployments.edge import Edge
 from deployments.messages import ModelInfo
 from deployments.protocols import door as doors
 from deployments.protocols import huggingface
+from deployments.protocols.authentication import stand_at_the_edge
 from deployments.protocols.door import Door, open_door
 from deployments.protocols.http import asgi_app
 from deployments.protocols.oip import rest as oip_rest
 from deployments.protocols.predict import routes
 from deployments.protocols.tfserving import rest as tfserving_rest
+from deployments.settings import Access, Limits
 from deployments.settings import Admission as Bounds
-from deployments.settings import Limits
 from tests.unit.bytes_plane import BytesPlane
 
 MODELS = ["shapes", "others"]
@@ -46,6 +48,8 @@ class Service:
         )
         self.app: ASGIApp = Edge(app) if at_the_edge else app
         if at_the_edge:
+            # Another test of this process may have asked for keys.
+            stand_at_the_edge(AccessControl(Access()))
             open_door(door)
 
     def ask(self, path: str = "/predict", **request: Any) -> httpx.Response:
