@@ -8,7 +8,7 @@ BIN := .venv/bin
 MINUTES ?= 30
 SECONDS ?= 60
 
-.PHONY: help setup serve test test-nodes chaos soak fuzz check lint model bench bench-autoscale bench-overload bench-versions proto
+.PHONY: help setup serve test test-nodes test-soak chaos soak fuzz check lint model bench bench-autoscale bench-overload bench-versions proto
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '  make %-15s %s\n' "$$target" "$$text"; done
@@ -28,10 +28,13 @@ serve: setup ## serve CONFIG (default configs/local.yaml) on 127.0.0.1:8000 unti
 # Those on a cluster one after the other, since they share its ports; each of the others needs nothing but itself.
 test: setup ## run the tests, those on a local Ray cluster included
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 tests/unit tests/fuzz
-	@$(BIN)/python -m pytest tests/commands tests/conformance tests/graph tests/chaos tests/versions tests/soak
+	@$(BIN)/python -m pytest tests/commands tests/conformance tests/graph tests/chaos tests/versions
 
 test-nodes: setup ## run configs/gpu.yaml on several nodes of this machine, one of which dies (two minutes)
 	@$(BIN)/python -m pytest tests/nodes
+
+test-soak: setup ## `make soak` for a minute, as a test
+	@$(BIN)/python -m pytest tests/soak
 
 chaos: setup ## kill and change every part of the service under load, and count what its clients see (ten minutes)
 	@$(BIN)/python -m benchmarks.chaos

@@ -10,6 +10,9 @@ from contextlib import asynccontextmanager
 
 from deployments.errors import DeadlineExceeded
 
+# Half of the millisecond to which times are told.
+LEAST_TOLD_S = 0.0005
+
 
 def after(budget_s: float) -> float:
     """The deadline of work that has so many seconds left."""
@@ -28,4 +31,6 @@ async def within(timeout_s: float) -> AsyncIterator[None]:
         async with asyncio.timeout(timeout_s):
             yield
     except TimeoutError:
+        if timeout_s < LEAST_TOLD_S:
+            raise DeadlineExceeded("The deadline passed before the work could begin.") from None
         raise DeadlineExceeded(f"No answer within {round(timeout_s, 3):g} s.") from None

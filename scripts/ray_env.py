@@ -14,6 +14,10 @@ HAPROXY = Path(__file__).resolve().with_name("haproxy.sh")
 # and Ctrl-C would take that long.
 NO_DRAINING = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1", "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1"}
 
+# Where Serve's own ranges of replicas' ports begin (ray.serve._private.constants), and more replicas of the Ingress than
+# one machine has.
+HTTP_PORT, GRPC_PORT, RANGE = 30000, 40000, 100
+
 
 def production_profile(*, on_one_machine: bool) -> dict[str, str]:
     """The variables of configs/ray.env; none where HAProxy does not come with Ray."""
@@ -21,7 +25,7 @@ def production_profile(*, on_one_machine: bool) -> dict[str, str]:
         return {}
     lines = (line.strip() for line in RAY_ENV.read_text().splitlines())
     profile = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    return {**NO_DRAINING, **_haproxy(), **profile} if on_one_machine else profile
+    return {**NO_DRAINING, **_haproxy(), **_replica_ports(), **profile} if on_one_machine else profile
 
 
 def haproxy_folder(folder: str) -> dict[str, str]:
@@ -36,6 +40,39 @@ def haproxy_folder(folder: str) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/metrics.sock",
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
     }
+
+
+def _replica_ports() -> dict[str, str]:
+    """Ranges that nobody on this machine listens in yet.
+
+    Replicas share a port with whoever has it (SO_REUSEPORT), so that two services with the usual ranges would answer
+    each other's requests.
+    """
+    taken = _listening_ports()
+    first = next(
+        (offset for offset in range(0, 1000, RANGE) if not _in_range(taken, HTTP_PORT + offset, GRPC_PORT + offset)), 0
+    )
+    return {
+        f"RAY_SERVE_DIRECT_INGRESS_{bound}_{protocol}_PORT": str(port + first + above)
+        for protocol, port in (("HTTP", HTTP_PORT), ("GRPC", GRPC_PORT))
+        for bound, above in (("MIN", 0), ("MAX", RANGE))
+    }
+
+
+def _in_range(ports: set[int], *bases: int) -> bool:
+    return any(base <= port <= base + RANGE for port in ports for base in bases)
+
+
+def _listening_ports() -> set[int]:
+    """Of TCP, whatever the address. proc(5): the second field is the local address, 0A in the fourth means listening."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        path = Path(table)
+        for line in path.read_text().splitlines()[1:] if path.exists() else ():
+            fields = line.split()
+            if fields[3] == "0A":
+                found.add(int(fields[1].rpartition(":")[2], 16))
+    return found
 
 
 def _haproxy() -> dict[str, str]:

@@ -25,10 +25,6 @@ def test_requests_follow_a_label_to_another_version_and_back(rows: "Mapping[str,
     assert rows["stable to 2 and back"].problem == ""
 
 
-def test_requests_are_divided_by_the_weights_and_a_key_keeps_its_version(rows: "Mapping[str, Row]") -> None:
-    assert rows["split 90/10"].problem == ""
-
-
 def test_a_corrupt_version_is_refused_and_says_why(rows: "Mapping[str, Row]") -> None:
     assert rows["corrupt version 3"].problem == ""
 
