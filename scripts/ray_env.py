@@ -14,8 +14,8 @@ HAPROXY = Path(__file__).resolve().with_name("haproxy.sh")
 # and Ctrl-C would take that long.
 NO_DRAINING = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1", "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1"}
 
-# Where Serve's own ranges of replicas' ports begin (ray.serve._private.constants), and more replicas of the Ingress than
-# one machine has.
+# Where Serve's own ranges of replicas' ports begin (ray.serve._private.constants), and more Ingress replicas than one
+# machine has.
 HTTP_PORT, GRPC_PORT, RANGE = 30000, 40000, 100
 
 
@@ -64,7 +64,7 @@ def _in_range(ports: set[int], *bases: int) -> bool:
 
 
 def _listening_ports() -> set[int]:
-    """Of TCP, whatever the address. proc(5): the second field is the local address, 0A in the fourth means listening."""
+    """Of TCP, whatever the address. proc(5): the second field is the local address, the fourth 0A if it listens."""
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         path = Path(table)
