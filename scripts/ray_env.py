@@ -14,9 +14,12 @@ HAPROXY = Path(__file__).resolve().with_name("haproxy.sh")
 # and Ctrl-C would take that long.
 NO_DRAINING = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1", "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1"}
 
-# Where Serve's own ranges of replicas' ports begin (ray.serve._private.constants), and more Ingress replicas than one
-# machine has.
-HTTP_PORT, GRPC_PORT, RANGE = 30000, 40000, 100
+# Where Serve's ports of replicas begin, and those of the proxies to which HAProxy turns while it knows of no replica
+# (ray.serve._private.constants).
+HTTP_PORT, GRPC_PORT = 30000, 40000
+FALLBACK_HTTP_PORT, FALLBACK_GRPC_PORT = 8500, 9500
+# More Ingress replicas than one machine has, and more services.
+RANGE, SERVICES = 100, 10
 
 
 def production_profile(*, on_one_machine: bool) -> dict[str, str]:
@@ -25,7 +28,7 @@ def production_profile(*, on_one_machine: bool) -> dict[str, str]:
         return {}
     lines = (line.strip() for line in RAY_ENV.read_text().splitlines())
     profile = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-    return {**NO_DRAINING, **_haproxy(), **_replica_ports(), **profile} if on_one_machine else profile
+    return {**NO_DRAINING, **_haproxy(), **_inner_ports(), **profile} if on_one_machine else profile
 
 
 def haproxy_folder(folder: str) -> dict[str, str]:
@@ -42,25 +45,35 @@ def haproxy_folder(folder: str) -> dict[str, str]:
     }
 
 
-def _replica_ports() -> dict[str, str]:
-    """Ranges that nobody on this machine listens in yet.
+def _inner_ports() -> dict[str, str]:
+    """What HAProxy talks to, on ports on which nobody of this machine listens yet.
 
-    Replicas share a port with whoever has it (SO_REUSEPORT), so that two services with the usual ranges would answer
-    each other's requests.
+    Serve's processes share a port with whoever has it (SO_REUSEPORT), so that two services with the usual ones would
+    answer each other's requests.
     """
     taken = _listening_ports()
-    first = next(
-        (offset for offset in range(0, 1000, RANGE) if not _in_range(taken, HTTP_PORT + offset, GRPC_PORT + offset)), 0
-    )
-    return {
-        f"RAY_SERVE_DIRECT_INGRESS_{bound}_{protocol}_PORT": str(port + first + above)
-        for protocol, port in (("HTTP", HTTP_PORT), ("GRPC", GRPC_PORT))
-        for bound, above in (("MIN", 0), ("MAX", RANGE))
+    services = (_ports_of(number) for number in range(SERVICES))
+    return next((ports for ports in services if not _are_taken(ports, taken)), {})
+
+
+def _ports_of(number: int) -> dict[str, str]:
+    http, grpc = HTTP_PORT + RANGE * number, GRPC_PORT + RANGE * number
+    ports = {
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": http,
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": http + RANGE - 1,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": grpc,
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": grpc + RANGE - 1,
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": FALLBACK_HTTP_PORT + number,
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": FALLBACK_GRPC_PORT + number,
     }
+    return {name: str(port) for name, port in ports.items()}
 
 
-def _in_range(ports: set[int], *bases: int) -> bool:
-    return any(base <= port <= base + RANGE for port in ports for base in bases)
+def _are_taken(ports: dict[str, str], taken: set[int]) -> bool:
+    numbers = [int(port) for port in ports.values()]
+    # The first two pairs are ranges.
+    wanted = {*range(numbers[0], numbers[1] + 1), *range(numbers[2], numbers[3] + 1), *numbers[4:]}
+    return not wanted.isdisjoint(taken)
 
 
 def _listening_ports() -> set[int]:

@@ -14,13 +14,6 @@ from tests.commands.conftest import ENVIRONMENT, Service, write_config
 
 # A batch takes so long that some are always under way.
 SECONDS = {"APERTURE_DUMMY_SECONDS": "0.3 0"}
-# Ports of its own for what HAProxy talks to: the session's cluster has the usual ones.
-PORTS = {
-    "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": "31100",
-    "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": "31200",
-    "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": "31300",
-    "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": "31400",
-}
 PER_SECOND = 12.0
 # For what is in flight, a second; for Serve to stop its processes, some more.
 GRACE_S = 60.0
@@ -30,7 +23,7 @@ GRACE_S = 60.0
 def service(tmp_path: Path) -> Iterator[tuple[Service, Endpoints]]:
     path = write_config(tmp_path, engine="dummy", path=None)
     config = yaml.safe_load(path.read_text())
-    service = Service(path, environment={**ENVIRONMENT, **SECONDS, **PORTS})
+    service = Service(path, environment={**ENVIRONMENT, **SECONDS})
     try:
         service.await_ready()
         yield service, Endpoints(service.url, f"127.0.0.1:{config['grpc_options']['port']}", "shapes")
