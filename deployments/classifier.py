@@ -2,7 +2,7 @@
 
 `@serve.batch` collects what arrives together, the merge gate of the version that is asked for decides what runs
 together (served.py), the engine runs it on a thread of its own so that the event loop stays free for health checks and
-cancellations. Which versions there are is versions.py's to say; loading them beside each other is this module's.
+cancellations. Which versions there are is versions.py's to say, and preparation.py loads them beside each other.
 
 A replica that is no good ends itself, and another one takes its place: when a batch hangs, when native code crashes,
 and when an image has failed and a blank one fails as well.
@@ -254,6 +254,5 @@ class Classifier:
         return served
 
     def _absent(self, version: int) -> VersionAbsent:
-        return VersionAbsent(
-            f"Version {version} of the model {self._settings.name!r} has just changed; try again.", 1.0
-        )
+        message = f"Version {version} of the model {self._settings.name!r} has just changed; try again."
+        return VersionAbsent(message, ABSENT_RETRY_S)

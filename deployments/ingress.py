@@ -43,7 +43,8 @@ from deployments.settings.administration import check_administration
 from deployments.settings.keys import check_exposure
 from deployments.statistics import RequestStatistics
 
-# Models that are warm say so within a tenth of a second; others are still loading, and clients are to hear that.
+# Models that are warm say so at once; others are still loading, and clients are to hear that. Less than the
+# health_check_timeout_s of graph.py.
 FIRST_CHECK_S = 2.0
 
 
