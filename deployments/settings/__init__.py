@@ -27,6 +27,7 @@ from deployments.settings.models import (
     with_threads,
 )
 from deployments.settings.requests import Access, Admission, Gathering, ImageUrls, Limits, Pages
+from deployments.settings.telemetry import Telemetry, Traces
 
 __all__ = [
     "RESERVED_NAMES",
@@ -46,7 +47,9 @@ __all__ = [
     "Precision",
     "PreprocessingSpec",
     "Settings",
+    "Telemetry",
     "Tolerance",
+    "Traces",
     "VersionPolicy",
     "check_batch_can_fill",
     "check_messages_fit",
@@ -68,6 +71,7 @@ class Settings(Frozen):
     access: Access = Access()
     administration: Administration = Administration()
     pages: Pages = Pages()
+    telemetry: Telemetry = Telemetry()
     # null: each image travels in a call of its own, as Serve's own rule of autoscaling, which counts calls, needs it.
     gathering: Gathering | None = Gathering()
     # null: no image is fetched from anywhere.

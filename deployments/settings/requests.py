@@ -80,6 +80,8 @@ class Pages(Frozen):
 
     # /docs and /openapi.json.
     docs: bool = True
+    # / and what it shows.
+    playground: bool = True
     # Pages of which other origins may call the service ("https://example.org"); none unless named.
     cors_origins: tuple[Origin, ...] = ()
 

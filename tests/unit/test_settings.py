@@ -79,7 +79,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
         [
             "Settings has no key 'limit'",
             "{}",
-            "it knows models, limits, admission, access, administration, pages, gathering, image_urls",
+            "it knows models, limits, admission, access, administration, pages, telemetry, gathering",
         ],
     ),
     "misspelt key of a model": (
