@@ -1,6 +1,6 @@
 """HTTP/1.1 over asyncio streams, as little of it as a load generator needs: requests on connections that stay open.
 
-It knows bodies of a stated length and chunked ones; no redirects, compression or TLS.
+It knows bodies of a stated length and chunked ones, and TLS; no redirects or compression.
 """
 
 import asyncio
@@ -46,7 +46,9 @@ class Target:
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         address = urlsplit(self.url)
-        return await asyncio.open_connection(address.hostname, address.port)
+        encrypted = address.scheme == "https"
+        port = address.port or (443 if encrypted else 80)
+        return await asyncio.open_connection(address.hostname, port, ssl=encrypted or None)
 
 
 class Connection:
@@ -68,22 +70,28 @@ class Connection:
 
     async def exchange(self, request: bytes) -> Response:
         self._writer.write(request)
-        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
-        body = await self._read_body(head)
+        response = await read_response(self._reader)
         # HAProxy closes connections when its configuration changes, and says so in the answer before.
-        self._stays_open = b"\r\nconnection: close" not in head
-        return Response(int(head.split(b" ", 2)[1]), body, head)
-
-    async def _read_body(self, head: bytes) -> bytes:
-        length = next((line for line in head.split(b"\r\n") if line.startswith(b"content-length:")), None)
-        if length is not None:
-            return await self._reader.readexactly(int(length.split(b":")[1]))
-        chunks = []
-        while (size := int(await self._reader.readuntil(b"\r\n"), 16)) > 0:
-            chunks.append(await self._reader.readexactly(size))
-            await self._reader.readexactly(2)
-        await self._reader.readexactly(2)
-        return b"".join(chunks)
+        self._stays_open = b"\r\nconnection: close" not in response.head
+        return response
 
     def close(self) -> None:
         self._writer.close()
+
+
+async def read_response(reader: asyncio.StreamReader) -> Response:
+    """The next one. Raises asyncio.IncompleteReadError or ValueError."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    return Response(int(head.split(b" ", 2)[1]), await _read_body(reader, head), head)
+
+
+async def _read_body(reader: asyncio.StreamReader, head: bytes) -> bytes:
+    length = next((line for line in head.split(b"\r\n") if line.startswith(b"content-length:")), None)
+    if length is not None:
+        return await reader.readexactly(int(length.split(b":")[1]))
+    chunks = []
+    while (size := int(await reader.readuntil(b"\r\n"), 16)) > 0:
+        chunks.append(await reader.readexactly(size))
+        await reader.readexactly(2)
+    await reader.readexactly(2)
+    return b"".join(chunks)

@@ -8,7 +8,7 @@ import base64
 import gzip
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.http_client import Response
-from benchmarks.soak.questions import MODEL, SMALL_PIXELS, TINY_PIXELS, Question
+from benchmarks.soak.questions import SMALL_PIXELS, TINY_PIXELS, Question
 
 Found = Mapping[str, float] | str  # probability by label, or the code of a refusal
 Read = Callable[[Response], Sequence[Found]]
 
 JSON, LENGTH = {"content-type": "application/json"}, "inference-header-content-length"
-INFER = f"/v2/models/{MODEL}/infer"
 CLASSES = 10
 
 
@@ -49,20 +48,20 @@ class Way:
 
 
 def _raw(questions: Sequence[Question]) -> Asked:
-    return Asked(f"/predict?top_k={CLASSES}", questions[0].image, _only, {"content-type": "image/any"})
+    return Asked(_predict(questions), questions[0].image, _only, {"content-type": "image/any"})
 
 
 def _json_image(questions: Sequence[Question]) -> Asked:
-    return Asked(f"/predict?top_k={CLASSES}", _dumped({"image": _b64(questions[0])}), _only, JSON)
+    return Asked(_predict(questions), _dumped({"image": _b64(questions[0])}), _only, JSON)
 
 
 def _json_images(questions: Sequence[Question]) -> Asked:
-    return Asked(f"/predict?top_k={CLASSES}", _dumped({"images": [*map(_b64, questions)]}), _results, JSON)
+    return Asked(_predict(questions), _dumped({"images": [*map(_b64, questions)]}), _results, JSON)
 
 
 def _ndjson(questions: Sequence[Question]) -> Asked:
     headers = {**JSON, "accept": "application/x-ndjson"}
-    return Asked(f"/predict?top_k={CLASSES}", _dumped({"images": [*map(_b64, questions)]}), _lines, headers)
+    return Asked(_predict(questions), _dumped({"images": [*map(_b64, questions)]}), _lines, headers)
 
 
 def _multipart(questions: Sequence[Question]) -> Asked:
@@ -74,23 +73,28 @@ def _multipart(questions: Sequence[Question]) -> Asked:
         for number, each in enumerate(questions)
     ]
     headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
-    return Asked(f"/predict?top_k={CLASSES}", b"".join([*parts, f"--{boundary}--\r\n".encode()]), _results, headers)
+    return Asked(_predict(questions), b"".join([*parts, f"--{boundary}--\r\n".encode()]), _results, headers)
 
 
 def _arrays(questions: Sequence[Question]) -> Asked:
     values = (questions[0].pixels.transpose(2, 0, 1) / 255).round(6).tolist()
-    labels = list(questions[0].answer)
+    labels = questions[0].labels
 
     def read(response: Response) -> Sequence[Found]:
         return [_of_logits(labels, np.array(row)) for row in json.loads(response.body)["output"]]
 
-    return Asked("/predict", _dumped({"input_data": values}), read, JSON)
+    return Asked(_predict(questions), _dumped({"input_data": values}), read, JSON)
 
 
 def _oip_json(questions: Sequence[Question]) -> Asked:
     tensor = {"name": "IMAGE", "datatype": "BYTES", "shape": [len(questions)], "data": [*map(_b64, questions)]}
     body = _dumped({"inputs": [tensor], "outputs": [{"name": "PROBABILITIES"}]})
-    return Asked(INFER, gzip.compress(body, 1), _outputs(questions), {**JSON, "content-encoding": "gzip"})
+    return Asked(
+        infer_path(questions[0].model),
+        gzip.compress(body, 1),
+        _outputs(questions),
+        {**JSON, "content-encoding": "gzip"},
+    )
 
 
 def _oip_binary(questions: Sequence[Question]) -> Asked:
@@ -112,39 +116,39 @@ def _oip_tensor(name: str, datatype: str, shape: list[int], blob: bytes, questio
     tensor = {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(blob)}}
     output = {"name": "PROBABILITIES", "parameters": {"binary_data": True}}
     head = _dumped({"inputs": [tensor], "outputs": [output]})
-    return Asked(INFER, head + blob, _outputs(questions), {LENGTH: str(len(head))})
+    return Asked(infer_path(questions[0].model), head + blob, _outputs(questions), {LENGTH: str(len(head))})
 
 
 def _tensorflow_rows(questions: Sequence[Question]) -> Asked:
     body = _dumped({"instances": [{"b64": _b64(each)} for each in questions]})
-    return Asked(f"/v1/models/{MODEL}:predict", body, _predictions_of_rows(questions), JSON)
+    return Asked(f"/v1/models/{questions[0].model}:predict", body, _predictions_of_rows(questions), JSON)
 
 
 def _tensorflow_columns(questions: Sequence[Question]) -> Asked:
     body = _dumped({"inputs": {"IMAGE": [{"b64": _b64(each)} for each in questions]}})
 
     def read(response: Response) -> Sequence[Found]:
-        return _by_label(questions, json.loads(response.body)["outputs"]["PROBABILITIES"])
+        return _rows_by_label(questions, json.loads(response.body)["outputs"]["PROBABILITIES"])
 
-    return Asked(f"/v1/models/{MODEL}:predict", body, read, JSON)
+    return Asked(f"/v1/models/{questions[0].model}:predict", body, read, JSON)
 
 
 def _tensorflow_classes(questions: Sequence[Question]) -> Asked:
     body = _dumped({"examples": [{"image": {"b64": _b64(each)}} for each in questions]})
 
     def read(response: Response) -> Sequence[Found]:
-        return [dict(pairs) for pairs in json.loads(response.body)["results"]]
+        return [by_label(pairs) for pairs in json.loads(response.body)["results"]]
 
-    return Asked(f"/v1/models/{MODEL}:classify", body, read, JSON)
+    return Asked(f"/v1/models/{questions[0].model}:classify", body, read, JSON)
 
 
 def _hugging_face_raw(questions: Sequence[Question]) -> Asked:
-    return Asked("/", questions[0].image, _scores, {"content-type": "image/any"})
+    return Asked(f"/?model={questions[0].model}", questions[0].image, _scores, {"content-type": "image/any"})
 
 
 def _hugging_face_json(questions: Sequence[Question]) -> Asked:
-    body = _dumped({"inputs": _b64(questions[0]), "parameters": {"top_k": CLASSES}})
-    return Asked("/", body, _scores, JSON)
+    body = _dumped({"inputs": _b64(questions[0]), "parameters": {"top_k": len(questions[0].labels)}})
+    return Asked(f"/?model={questions[0].model}", body, _scores, JSON)
 
 
 WAYS: Mapping[str, Way] = {
@@ -164,6 +168,22 @@ WAYS: Mapping[str, Way] = {
     "Hugging Face, raw": Way(_hugging_face_raw, labels=5),
     "Hugging Face, JSON": Way(_hugging_face_json),
 }
+
+
+def infer_path(model: str) -> str:
+    return f"/v2/models/{model}/infer"
+
+
+def _predict(questions: Sequence[Question]) -> str:
+    return f"/predict?model={questions[0].model}&top_k={len(questions[0].labels)}"
+
+
+def by_label(pairs: Iterable[tuple[str, float]]) -> Mapping[str, float]:
+    """Of classes with the same label (ImageNet has two cranes), the higher probability."""
+    found: dict[str, float] = {}
+    for label, probability in pairs:
+        found[label] = max(probability, found.get(label, probability))
+    return found
 
 
 def _dumped(content: object) -> bytes:
@@ -193,16 +213,18 @@ def _lines(response: Response) -> Sequence[Found]:
 def _of_result(result: Mapping[str, Any]) -> Found:
     if "predictions" not in result:
         return str(result["code"])
-    return {each["label"]: each["probability"] for each in result["predictions"]}
+    return by_label((each["label"], each["probability"]) for each in result["predictions"])
 
 
 def _scores(response: Response) -> Sequence[Found]:
-    return [{each["label"]: each["score"] for each in json.loads(response.body)}]
+    return [by_label((each["label"], each["score"]) for each in json.loads(response.body))]
 
 
 def _predictions_of_rows(questions: Sequence[Question]) -> Read:
     def read(response: Response) -> Sequence[Found]:
-        return _by_label(questions, [row["PROBABILITIES"] for row in json.loads(response.body)["predictions"]])
+        rows = json.loads(response.body)["predictions"]
+        # A model with one output has it without its name.
+        return _rows_by_label(questions, [row["PROBABILITIES"] if isinstance(row, dict) else row for row in rows])
 
     return read
 
@@ -215,16 +237,15 @@ def _outputs(questions: Sequence[Question]) -> Read:
         head = json.loads(response.body if length is None else response.body[: int(length)])
         (output,) = head["outputs"]
         values = np.array(output["data"]) if length is None else np.frombuffer(response.body[int(length) :], "<f4")
-        return _by_label(questions, values.reshape(output["shape"]))
+        return _rows_by_label(questions, values.reshape(output["shape"]))
 
     return read
 
 
-def _by_label(questions: Sequence[Question], rows: Any) -> Sequence[Found]:
-    labels = list(questions[0].answer)
-    return [dict(zip(labels, map(float, row), strict=True)) for row in rows]
+def _rows_by_label(questions: Sequence[Question], rows: Any) -> Sequence[Found]:
+    return [by_label(zip(questions[0].labels, map(float, row), strict=True)) for row in rows]
 
 
 def _of_logits(labels: Sequence[str], logits: NDArray[np.float64]) -> Found:
     exponentials = np.exp(logits - logits.max())
-    return dict(zip(labels, map(float, exponentials / exponentials.sum()), strict=True))
+    return by_label(zip(labels, map(float, exponentials / exponentials.sum()), strict=True))

@@ -8,8 +8,9 @@ from typing import Any
 import grpc
 import numpy as np
 
+from benchmarks.soak.asking import by_label
 from benchmarks.soak.ledger import Judgement, judged
-from benchmarks.soak.questions import MODEL, Question
+from benchmarks.soak.questions import Question
 from deployments.protocols.generated import (
     inference_pb2,
     inference_pb2_grpc,
@@ -84,7 +85,7 @@ def request_of(questions: Sequence[Question], *, request_id: str = "", raw: bool
     if not raw:
         tensor["contents"] = {"bytes_contents": images}
     return inference_pb2.ModelInferRequest(
-        model_name=MODEL,
+        model_name=questions[0].model,
         id=request_id,
         inputs=[tensor],
         outputs=[{"name": "PROBABILITIES"}],
@@ -118,7 +119,9 @@ async def _infer_stream(stubs: Stubs, questions: Sequence[Question], timeout_s: 
 
 
 async def _tensorflow_predict(stubs: Stubs, questions: Sequence[Question], timeout_s: float) -> Found:
-    request = tensorflow_serving_pb2.PredictRequest(model_spec={"name": MODEL}, output_filter=["PROBABILITIES"])
+    request = tensorflow_serving_pb2.PredictRequest(
+        model_spec={"name": questions[0].model}, output_filter=["PROBABILITIES"]
+    )
     tensor = tensorflow_pb2.TensorProto(
         dtype=tensorflow_pb2.DT_STRING,
         tensor_shape={"dim": [{"size": len(questions)}]},
@@ -130,12 +133,12 @@ async def _tensorflow_predict(stubs: Stubs, questions: Sequence[Question], timeo
 
 
 async def _tensorflow_classify(stubs: Stubs, questions: Sequence[Question], timeout_s: float) -> Found:
-    request = tensorflow_serving_pb2.ClassificationRequest(model_spec={"name": MODEL})
+    request = tensorflow_serving_pb2.ClassificationRequest(model_spec={"name": questions[0].model})
     for question in questions:
         example = request.input.example_list.examples.add()
         example.features.feature["image"].bytes_list.value.append(question.image)
     response = await stubs.prediction.Classify(request, timeout=timeout_s)
-    return [{each.label: each.score for each in one.classes} for one in response.result.classifications]
+    return [by_label((each.label, each.score) for each in one.classes) for one in response.result.classifications]
 
 
 CALLS: Mapping[str, Call] = {
@@ -155,5 +158,6 @@ def _rows(response: Any, questions: Sequence[Question]) -> Found:
 
 
 def _by_label(values: np.ndarray[Any, Any], questions: Sequence[Question]) -> Found:
-    labels = list(questions[0].answer)
-    return [dict(zip(labels, map(float, row), strict=True)) for row in values.reshape(len(questions), len(labels))]
+    labels = questions[0].labels
+    rows = values.reshape(len(questions), len(labels))
+    return [by_label(zip(labels, map(float, row), strict=True)) for row in rows]

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from benchmarks.http_client import Connection, Response, Target
-from benchmarks.soak.asking import INFER, WAYS, Asked, Way
+from benchmarks.soak.asking import WAYS, Asked, Way
 from benchmarks.soak.calling import CALLS, Stubs, call
 from benchmarks.soak.ledger import Judgement, judged
 from benchmarks.soak.questions import Question, smaller
@@ -114,7 +114,7 @@ async def hurrier(world: World, choose: random.Random) -> None:
         questions = world.pick(choose, way)
         asked = way.ask(questions)
         headers = {**asked.headers, "x-request-timeout-seconds": f"{seconds:.3f}"}
-        hurried = Asked(INFER, asked.body, asked.read, headers)
+        hurried = Asked(asked.path, asked.body, asked.read, headers)
         connection, judgement = await _exchange(world, None, hurried, way, questions)
         if connection is not None:
             connection.close()

@@ -10,15 +10,15 @@ from typing import Any
 
 import grpc
 
-from benchmarks.soak.asking import INFER, JSON, LENGTH
+from benchmarks.soak.asking import JSON, LENGTH, infer_path
 from benchmarks.soak.calling import Stubs, request_of
-from benchmarks.soak.questions import MODEL, Question
+from benchmarks.soak.questions import Question
 from deployments.protocols.generated import inference_pb2, tensorflow_serving_pb2
 
-TENSORFLOW = f"/v1/models/{MODEL}:predict"
 MULTIPART = {"content-type": "multipart/form-data; boundary=b"}
 DEEP = b"[" * 100_000 + b"]" * 100_000
-TOO_MANY = 65
+# One more than limits.max_images is by default.
+TOO_MANY, TOO_MANY_FILES = 65, "too many files"
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class Misuse:
     method: str = "POST"
 
 
-def misuses(question: Question) -> Sequence[Misuse]:
-    image = question.image
+def misuses(image: bytes, model: str) -> Sequence[Misuse]:
+    """`image`: what is a picture, as the model `model` takes it."""
+    infer, tensorflow = infer_path(model), f"/v1/models/{model}"
     text = base64.b64encode(image).decode()
     tensor = {"name": "IMAGE", "datatype": "BYTES", "shape": [1], "data": [text]}
     part = b'--b\r\ncontent-disposition: form-data; name="f"; filename="f"\r\n\r\nGIF89a\r\n'
@@ -42,7 +43,7 @@ def misuses(question: Question) -> Sequence[Misuse]:
         Misuse("half an image", "/predict", image[: len(image) // 2], (422,)),
         Misuse("a bomb by its header", "/predict", _png_header(20_000, 20_000), (422,)),
         Misuse("no number of predictions", "/predict?top_k=many", image),
-        Misuse("an unknown model", "/predict?model=cats", image, (404,)),
+        Misuse("an unknown model", "/predict?model=no-such-model", image, (404,)),
         Misuse("an unknown route", "/nothing", image, (404,)),
         Misuse("another method", "/predict", b"", (405,), method="GET"),
         Misuse("JSON that is none", "/predict", b"{", headers=JSON),
@@ -50,14 +51,14 @@ def misuses(question: Question) -> Sequence[Misuse]:
         Misuse("base64 that is none", "/predict", b'{"image": "*"}', headers=JSON),
         Misuse("a URL of nobody", "/predict", b'{"image_url": "http://127.0.0.1:1/x.png"}', headers=JSON),
         Misuse("a form without a file", "/predict", b"--b--\r\n", headers=MULTIPART),
-        Misuse("too many files", "/predict", part * TOO_MANY + b"--b--\r\n", (413,), MULTIPART),
-        Misuse("a shape that is none", INFER, _inputs({**tensor, "shape": [-1]}), headers=JSON),
-        Misuse("an unknown tensor", INFER, _inputs({**tensor, "name": "CATS"}), headers=JSON),
-        Misuse("a header beyond its body", INFER, _inputs(tensor), headers={LENGTH: "99999999"}),
-        Misuse("gzip that is none", INFER, b"no gzip", headers={"content-encoding": "gzip"}),
-        Misuse("an unknown coding", INFER, b"x", (415,), {"content-encoding": "br"}),
-        Misuse("no instances", TENSORFLOW, b'{"instances": []}', headers=JSON),
-        Misuse("an unknown version", f"/v1/models/{MODEL}/versions/7:predict", b'{"instances": [1]}', (404,), JSON),
+        Misuse(TOO_MANY_FILES, "/predict", part * TOO_MANY + b"--b--\r\n", (413,), MULTIPART),
+        Misuse("a shape that is none", infer, _inputs({**tensor, "shape": [-1]}), headers=JSON),
+        Misuse("an unknown tensor", infer, _inputs({**tensor, "name": "CATS"}), headers=JSON),
+        Misuse("a header beyond its body", infer, _inputs(tensor), headers={LENGTH: "99999999"}),
+        Misuse("gzip that is none", infer, b"no gzip", headers={"content-encoding": "gzip"}),
+        Misuse("an unknown coding", infer, b"x", (415,), {"content-encoding": "br"}),
+        Misuse("no instances", f"{tensorflow}:predict", b'{"instances": []}', headers=JSON),
+        Misuse("an unknown version", f"{tensorflow}/versions/999999:predict", b'{"instances": [1]}', (404,), JSON),
         Misuse("inputs of null", "/", b'{"inputs": null}', headers=JSON),
     ]
 
@@ -65,10 +66,10 @@ def misuses(question: Question) -> Sequence[Misuse]:
 async def wrong_calls(stubs: Stubs, question: Question, timeout_s: float) -> Mapping[str, tuple[Any, grpc.StatusCode]]:
     """By what is wrong: the call, to be awaited, and the status that it must end in."""
     unknown = request_of([question])
-    unknown.model_name = "cats"
+    unknown.model_name = "no-such-model"
     short = request_of([question])
     short.inputs[0].shape[0] = 2
-    empty = tensorflow_serving_pb2.PredictRequest(model_spec={"name": MODEL})
+    empty = tensorflow_serving_pb2.PredictRequest(model_spec={"name": question.model})
     infer, load = stubs.inference.ModelInfer, stubs.inference.RepositoryModelLoad
     status = grpc.StatusCode
     return {

@@ -42,6 +42,13 @@ class Question:
     # Probability by label; of a picture that must be refused none, but the code of the refusal.
     answer: Mapping[str, float]
     refusal: str | None = None
+    model: str = MODEL
+    # Of all classes, in their order; two may have the same. Those of the answer, unless they are given.
+    classes: Sequence[str] = ()
+
+    @property
+    def labels(self) -> Sequence[str]:
+        return self.classes or tuple(self.answer)
 
     def is_answered_by(self, found: Mapping[str, float], least: int) -> bool:
         """Whether `found` has at least so many labels, and of each the right probability."""

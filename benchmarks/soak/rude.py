@@ -13,7 +13,7 @@ from benchmarks.soak.asking import WAYS
 from benchmarks.soak.calling import Stubs, of_error, request_of
 from benchmarks.soak.ledger import Judgement
 from benchmarks.soak.misuse import misuses, wrong_calls
-from benchmarks.soak.questions import smaller
+from benchmarks.soak.questions import MODEL, smaller
 from benchmarks.soak.world import PATIENCE_S, World, of_upload
 from benchmarks.uploads import upload
 from deployments.protocols.generated import inference_pb2_grpc
@@ -29,7 +29,7 @@ async def misuser(world: World, choose: random.Random) -> None:
     """Each request on a connection of its own, since a refusal may end it."""
     questions = smaller(world.questions, PIXELS)
     while await world.pause(MISUSE_S):
-        bad = choose.choice(misuses(choose.choice(questions)))
+        bad = choose.choice(misuses(choose.choice(questions).image, MODEL))
         target = Target(world.url + bad.path, bad.headers, bad.method)
         status = (await upload(target, bad.body, timeout_s=PATIENCE_S)).status
         world.ledger.record("misuse over HTTP", of_upload(status, bad.statuses, bad.what))

@@ -49,14 +49,22 @@ class AllRpcs(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs, AdminRpcs):
 async def serving(
     plane: DataPlane, access: AccessControl | None = None, admin: Administrator | None = None
 ) -> AsyncIterator[grpc.aio.Channel]:
+    async with listening(plane, access, admin) as address, grpc.aio.insecure_channel(address) as channel:
+        yield channel
+
+
+@asynccontextmanager
+async def listening(
+    plane: DataPlane, access: AccessControl | None = None, admin: Administrator | None = None
+) -> AsyncIterator[str]:
+    """Its address."""
     server = grpc.aio.server()
     for add in ADD_TO_SERVER:
         add(AllRpcs(plane, access or AccessControl(Access()), admin), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield channel
+        yield f"127.0.0.1:{port}"
     finally:
         await server.stop(None)
 
