@@ -18,7 +18,7 @@ from ray.serve import Application, deployment
 from deployments.classifier import Classifier
 from deployments.ingress import Ingress
 from deployments.preprocessor import Preprocessor
-from deployments.settings import ModelSettings, Settings
+from deployments.settings import ModelSettings, Settings, Traces
 
 # Serve tries a constructor 20 times by default; settings or a model that do not work twice will not work then either.
 RETRIES = 2
@@ -38,10 +38,11 @@ model_deployment = partial(
 
 def build(settings: Settings) -> Application:
     """The application of a config. Serve validates `args:` as Settings; a wrong one raises ConfigError."""
-    preprocessor = watched_deployment()(Preprocessor).bind(settings.limits, settings.preprocessor_threads)
-    classifiers = {model.name: _classifier(model) for model in settings.models}
+    traces = settings.telemetry.traces
+    preprocessor = watched_deployment()(Preprocessor).bind(settings.limits, settings.preprocessor_threads, traces)
+    classifiers = {model.name: _classifier(model, traces) for model in settings.models}
     return watched_deployment(max_constructor_retry_count=RETRIES)(Ingress).bind(settings, preprocessor, classifiers)
 
 
-def _classifier(model: ModelSettings) -> Application:
-    return model_deployment(name=model.name, max_constructor_retry_count=RETRIES)(Classifier).bind(model)
+def _classifier(model: ModelSettings, traces: Traces | None) -> Application:
+    return model_deployment(name=model.name, max_constructor_retry_count=RETRIES)(Classifier).bind(model, traces=traces)

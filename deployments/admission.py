@@ -17,6 +17,7 @@ from typing import Final, Self
 
 from deployments.draining import DrainRate
 from deployments.errors import DeadlineExceeded, Overloaded
+from deployments.metrics import IMAGES_IN_HAND
 from deployments.settings import Admission as Bounds
 
 # Of the time that a caller waits, how much may be expected to pass until its answer. The rest is for what is not
@@ -203,6 +204,7 @@ class Place:
         self._megapixels = megapixels
         self._cost = cost_of(megapixels)
         admission.images += 1
+        IMAGES_IN_HAND.set(admission.images)
         admission.megapixels += megapixels
         line.rate.take(self._cost, admission.clock())
 
@@ -216,6 +218,7 @@ class Place:
             return
         self.decoded()
         self._admission.images -= 1
+        IMAGES_IN_HAND.set(self._admission.images)
         if not self._admission.images:
             self._admission.megapixels = 0.0  # Sums of floats leave something over.
         cost, self._cost = self._cost, 0.0

@@ -38,8 +38,8 @@ Outcome = Answer | ApertureError
 Compute = Callable[[float], Awaitable[Outcome]]
 
 # Of an entry beside its numbers: the key, the answer, two array headers, and their places in the dictionary. By
-# tracemalloc 710 to 735 bytes on CPython 3.11 (tests/unit/test_answer_cache.py measures it), rounded up.
-ENTRY_BYTES: Final = 768
+# tracemalloc 758 bytes on CPython 3.11 (tests/unit/test_answer_cache.py measures it), rounded up.
+ENTRY_BYTES: Final = 800
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ class AnswerCache:
         if isinstance(outcome, ApertureError):
             return copy.copy(outcome)  # Each raise adds to an exception's traceback.
         count_cached(self._model, "joined", saved_s=_compute_s(outcome))
-        return replace(outcome, stages=Stages(0.0, waited_s, 0.0), cached="joined")
+        return replace(outcome, stages=Stages(0.0, waited_s, 0.0), cached="joined", batch_size=None)
 
     # What is kept
 
@@ -244,7 +244,9 @@ def _detached(answer: Answer) -> Answer:
     logits, probabilities = np.array(answer.logits), np.array(answer.probabilities)
     logits.setflags(write=False)
     probabilities.setflags(write=False)
-    return replace(answer, logits=logits, probabilities=probabilities, stages=Stages(0.0, 0.0, 0.0), cached="hit")
+    return replace(
+        answer, logits=logits, probabilities=probabilities, stages=Stages(0.0, 0.0, 0.0), cached="hit", batch_size=None
+    )
 
 
 def _compute_s(answer: Answer) -> float:

@@ -68,13 +68,18 @@ class MergeGate(Generic[Item, Result]):
         max_batch_size: int,
         runners: int = 1,
         max_waiting_batches: int = MAX_WAITING_BATCHES,
+        on_wait: Callable[[Item, float], None] = lambda item, waited_s: None,
+        on_halve: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_wait` is told how long each item waited that has run, `on_halve` of each batch that failed."""
         self.max_batch_size = max_batch_size
         # Seconds that the items that have run had waited, altogether.
         self.queue_s = 0.0
         self.expired = 0
         self.abandoned = 0
         self._run = run
+        self._on_wait = on_wait
+        self._on_halve = on_halve
         self._waiting: list[_Waiting[Item, Result]] = []
         self._numbers = itertools.count()
         self._runners = runners
@@ -230,6 +235,7 @@ class MergeGate(Generic[Item, Result]):
             results = [err]
         if len(results) < len(batch):
             logger.warning("A batch of %d failed and is halved: %r", len(batch), results[0])
+            self._on_halve()
             middle = len(batch) // 2
             await self._run_or_halve(batch[:middle])
             await self._run_or_halve(batch[middle:])
@@ -240,6 +246,7 @@ class MergeGate(Generic[Item, Result]):
         self.queue_s += sum(started - waiting.arrived for waiting in batch)
         failed = []
         for waiting, result in zip(batch, results, strict=True):
+            self._on_wait(waiting.item, started - waiting.arrived)
             if isinstance(result, BaseException):
                 failed.append((waiting, result))
             elif not waiting.future.done():

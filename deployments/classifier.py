@@ -11,28 +11,44 @@ and when an image has failed and a blank one fails as well.
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import ray
+from numpy.typing import NDArray
 from ray import serve
 
-from deployments import deadlines
+from deployments import deadlines, tracing
 from deployments.engines import create_engine
 from deployments.engines.base import Engine
+from deployments.engines.explanation import Explainer
 from deployments.errors import ApertureError, ConfigError, DeadlineExceeded, InferenceFailed, Overloaded, VersionAbsent
 from deployments.messages import ModelInfo, Override, Pixels, ReplicaStatus, Scores, State
+from deployments.metrics import expect_in
 from deployments.preparation import Preparation
 from deployments.served import Outcome, ServedVersion
-from deployments.settings import LiveSettings, ModelSettings, check_batch_can_fill, live_batch_size, with_threads
+from deployments.settings import (
+    LiveSettings,
+    ModelSettings,
+    Traces,
+    check_batch_can_fill,
+    live_batch_size,
+    with_threads,
+)
 from deployments.statistics import BatchStatistics
+from deployments.tracing import ImageTrace
+from deployments.version_metrics import VersionMetrics
 from deployments.versions import VersionSet
 from deployments.watchdog import Watchdog, die_of_crashes, end_process
+from deployments.work_spans import Traced
 from deployments.workload import Workload
 
 logger = logging.getLogger("ray.serve")
 
-Job = tuple[Pixels, float]  # pixels, and seconds: left for the caller, or a deadline in time.monotonic()
+Job = tuple[Pixels, float]  # pixels, and how many seconds are left for the caller
+Item = tuple[Pixels | Traced, float]  # and a deadline in time.monotonic()
 
 # How long an idle replica goes without a blank image. It costs what an image costs: 0.5 % of a core at 50 ms.
 IDLE_CHECK_S = 10.0
@@ -42,17 +58,25 @@ ABSENT_RETRY_S = 1.0
 
 class Classifier:
     def __init__(
-        self, settings: ModelSettings, load: Callable[[ModelSettings, int | None], Engine] = create_engine
+        self,
+        settings: ModelSettings,
+        load: Callable[[ModelSettings, int | None], Engine] = create_engine,
+        traces: Traces | None = None,
     ) -> None:
         """`load`: what makes the engine of a version."""
+        self._traces = traces
         die_of_crashes()
+        expect_in("Classifier")
         self._watchdog = Watchdog(settings.hang_timeout_s)
         self._workload = Workload(runners=1)
         try:
             config = serve.get_replica_context()._deployment_config
             check_batch_can_fill(settings, config.max_ongoing_requests)
+            if traces is not None:
+                tracing.start(traces, serve.get_replica_context())
             cores = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
             self._settings = with_threads(settings, cores)
+            self._explainer = Explainer(self._settings)
             self._preparation = Preparation(self._settings, load, self._watchdog, self._workload)
             self._base = self._live = LiveSettings.model_validate(config.user_config or {})
             self._override: Override | None = None
@@ -66,6 +90,7 @@ class Classifier:
             # Without the frames of the loader: the sentence is what `serve status` is to show.
             raise ConfigError(str(err)) from None
         self._is_watched = False
+        self._version_metrics = VersionMetrics(settings.name)
         self._set_batch_size()
         for version in self._versions.serving():
             logger.info("Model %s is warm: %s", settings.name, self._served(version).info)
@@ -83,7 +108,9 @@ class Classifier:
         if not self._is_watched:
             self._is_watched = True
             self._apply()
-        for version in self._versions.serving():
+        serving = self._versions.serving()
+        self._version_metrics.export(self._versions.statuses(), [self._served(version).info for version in serving])
+        for version in serving:
             served = self._served(version)
             if not self._watchdog.is_busy and time.monotonic() - served.last_success > IDLE_CHECK_S:
                 await served.run_blank()
@@ -160,6 +187,10 @@ class Classifier:
         """What the router goes by (routing.py). Serve calls this every request_routing_stats_period_s."""
         return {"versions": list(self._versions.serving())}
 
+    async def batches_before(self, end: int) -> Counter[int]:
+        """What has run here in the minute before `end`, seconds since 1970: batches by how many images they had."""
+        return self._preparation.recent.minute_before(end)
+
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What autoscaling goes by (deployments/autoscaling.py). Serve calls this every metrics_interval_s."""
         gates = [self._served(version).gate for version in self._versions.serving()]
@@ -171,26 +202,35 @@ class Classifier:
 
     # Images
 
-    async def classify(self, jobs: Sequence[Job], version: int) -> Sequence[Scores | ApertureError]:
+    async def classify(
+        self, jobs: Sequence[Job], version: int, traces: Sequence[ImageTrace | None] | None = None
+    ) -> Sequence[Scores | ApertureError]:
         """Scores for each image, or the reason why it has none; VersionAbsent for all if that version is not here.
 
         A job is uint8 (crop_size, crop_size, 3) pixels and for how many seconds the caller still waits; work that would
-        start later is dropped.
+        start later is dropped. `traces`: of each image, where there are any.
         """
         self._workload.arrive(len(jobs))
         served = self._versions.get(version)
         if served is None:
             return [self._absent(version)] * len(jobs)
         now = time.monotonic()
-        outcomes = await self._collect((served, [(pixels, now + budget_s) for pixels, budget_s in jobs]))
+        items = [
+            (pixels if trace is None else Traced(pixels, trace, now), now + budget_s)
+            for (pixels, budget_s), trace in zip(jobs, traces or [None] * len(jobs), strict=True)
+        ]
+        outcomes = await self._collect((served, items))
         return await asyncio.gather(*(self._scores(served, outcome) for outcome in outcomes))
 
-    async def classify_alone(self, job: Job, version: int) -> AsyncGenerator[Scores | ApertureError | None, None]:
+    async def classify_alone(
+        self, job: Job, version: int, traces: Sequence[ImageTrace | None] = (None,)
+    ) -> AsyncGenerator[Scores | ApertureError | None, None]:
         """As `classify`, for an image that another replica may have died of.
 
         First None, once nothing else of that version runs here: if this replica dies from now on, then of this image.
         """
-        pixels, budget_s = job
+        (pixels, budget_s), (trace,) = job, traces
+        item = pixels if trace is None else Traced(pixels, trace, time.monotonic())
         deadline = deadlines.after(budget_s)
         self._workload.arrive(1)
         served = self._versions.get(version)
@@ -203,7 +243,7 @@ class Classifier:
                 return
             # Serve sends it before it asks for more.
             yield None
-            outcome = await run_alone(pixels)
+            outcome = await run_alone(item)
         yield await self._scores(served, outcome)
 
     async def mirror(self, job: Job, version: int, *, niced: bool) -> Scores | ApertureError:
@@ -226,6 +266,20 @@ class Classifier:
             return InferenceFailed("The model failed on this image.")
         return Scores(result, version, run_s)
 
+    async def explain(self, job: Job, index: int, version: int) -> NDArray[np.float32] | ApertureError:
+        """Where in the pixels of `job` that version finds what speaks for the class `index`: float32 (h, w) in [0, 1].
+
+        Beside what is served, in a process that gives way to it (engines/explanation.py); one at a time.
+        """
+        served = self._versions.get(version)
+        if served is None:
+            return self._absent(version)
+        pixels, budget_s = job
+        try:
+            return await self._explainer.explain(served.info, pixels, index, budget_s)
+        except ApertureError as refusal:
+            return refusal
+
     async def _scores(self, served: ServedVersion, outcome: Outcome) -> Scores | ApertureError:
         try:
             timed = await outcome
@@ -234,7 +288,7 @@ class Classifier:
             return failure
         except ApertureError as refusal:
             return refusal
-        return Scores(timed.result, served.info.version, timed.run_s)
+        return Scores(timed.result, served.info.version, timed.run_s, timed.batch_size)
 
     async def _check_engine(self, served: ServedVersion) -> None:
         """Returns if it was the image's fault. Otherwise this process ends, and others run what waits here."""
@@ -244,9 +298,14 @@ class Classifier:
             end_process("the engine failed on a blank image, too.")
 
     @serve.batch(max_batch_size=1, batch_wait_timeout_s=0.0)
-    async def _collect(self, calls: list[tuple[ServedVersion, list[Job]]]) -> list[list[Outcome]]:
+    async def _collect(self, calls: list[tuple[ServedVersion, list[Item]]]) -> list[list[Outcome]]:
         # Returns at once with futures, so that no call waits for the batch of another.
-        return [[served.gate.submit(pixels, deadline) for pixels, deadline in jobs] for served, jobs in calls]
+        return [[served.gate.submit(pixels, deadline) for pixels, deadline in items] for served, items in calls]
+
+    def __del__(self) -> None:
+        """Serve calls this when nothing is asked any more, before it ends the process."""
+        if self._traces is not None:
+            tracing.stop()
 
     def _served(self, version: int) -> ServedVersion:
         served = self._versions.get(version)

@@ -5,42 +5,31 @@ image never fails its neighbours. Each Ingress replica has a data plane of its o
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 
-import numpy as np
-from ray.serve.exceptions import BackPressureError
-
-from deployments import deadlines
+from deployments import deadlines, tracing
 from deployments.admission import Admission, Place, Work
-from deployments.answer_keys import key_of
 from deployments.candidacy import Candidacy
 from deployments.comparison import Comparisons
 from deployments.deadlines import within
-from deployments.dimensions import megapixels_of
 from deployments.errors import (
     ApertureError,
     BadRequest,
     DeadlineExceeded,
-    InferenceFailed,
     Overloaded,
     TooManyImages,
     UnknownModel,
-    VersionAbsent,
 )
 from deployments.fetching import Fetcher
-from deployments.hops import Handle, Hops
+from deployments.hops import Handle
+from deployments.image_way import ImageWay, Outcome, megapixels_in, size_bytes
 from deployments.messages import (
     Answer,
+    Explanation,
     ImageInput,
-    Logits,
     ModelInfo,
-    Pixels,
-    Prepared,
-    Scores,
     Stages,
     VersionStatus,
     routing_key,
@@ -50,17 +39,10 @@ from deployments.model_client import ModelClient
 from deployments.promotion import Report
 from deployments.protocols.door import Door
 from deployments.protocols.json_bodies import quoted
+from deployments.recent import RecentRequests
+from deployments.records import current
 from deployments.settings import Limits, Settings
 from deployments.statistics import BatchStatistics, ModelStatistics, RequestStatistics, summed
-
-logger = logging.getLogger("ray.serve")
-
-Outcome = Answer | ApertureError
-
-# When to come again if Serve holds no more calls: a batch or two later.
-BACK_PRESSURE_RETRY_S = 1.0
-# How soon a version that a replica lacks is asked of a replica again.
-ABSENT_RETRY_S = 0.1
 
 
 class ServeDataPlane:
@@ -85,16 +67,17 @@ class ServeDataPlane:
             for model in settings.models
         }
         self._requests: dict[str, dict[int, RequestStatistics]] = {name: {} for name in classifiers}
+        # What this replica has answered in the last minute.
+        self.recent = RecentRequests()
         self._requests_of_all_replicas = requests_of_all_replicas
-        self._request_id = request_id
         self._fetcher = Fetcher(settings.image_urls, settings.limits.max_body_bytes)
         self._admission = Admission(settings.admission, classifiers)
-        self._candidacies = {
-            name: Candidacy(
-                model, self._mirrored, lambda: self._admission.images, comparisons_of_all_replicas, is_first
+        self._candidacies: dict[str, Candidacy] = {}
+        self._way = ImageWay(self._models, self._candidacies, settings.limits, request_id)
+        for name, model in self._models.items():
+            self._candidacies[name] = Candidacy(
+                model, self._way.mirrored, lambda: self._admission.images, comparisons_of_all_replicas, is_first
             )
-            for name, model in self._models.items()
-        }
         self.door = Door(self._admission, list(classifiers), settings.limits)
 
     def start(self) -> None:
@@ -141,7 +124,8 @@ class ServeDataPlane:
             raise TooManyImages(f"The request has {images} images; at most {self._limits.max_images} are allowed.")
 
     async def fetch(self, url: str) -> bytes | ApertureError:
-        return await self._fetcher.fetch(url)
+        with tracing.call("fetch") as traced:
+            return traced.returned(await self._fetcher.fetch(url))
 
     async def classify(
         self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float | None = None
@@ -180,6 +164,26 @@ class ServeDataPlane:
                 for task in running:
                     task.cancel()
 
+    async def explain(
+        self, image: bytes, info: ModelInfo, index: int | None, timeout_s: float | None = None
+    ) -> Explanation:
+        timeout_s = self._timeout(timeout_s, 1)
+        deadline = deadlines.after(timeout_s)
+        # An answer like any other, which may come from the cache; what is made on top of it counts for nothing.
+        (answer,) = await self.classify([image], info, timeout_s)
+        if isinstance(answer, ApertureError):
+            raise answer
+        index = int(answer.probabilities.argmax()) if index is None else index
+        if index >= len(info.labels):
+            raise BadRequest(f"The model {info.name!r} has the classes 0 to {len(info.labels) - 1}, and no {index}.")
+        left_s = deadlines.budget_s(deadline)
+        with self._admission.work(info.name, left_s, [megapixels_in(image)], len(image)):
+            async with within(left_s):
+                heat = await self._way.heat(image, info, index, deadline)
+        if isinstance(heat, ApertureError):
+            raise heat
+        return Explanation(answer, index, heat)
+
     async def statistics(self, model: str) -> Mapping[int, ModelStatistics]:
         name = self._model(model).catalogue.name
         batches: list[Mapping[int, BatchStatistics]]
@@ -211,8 +215,9 @@ class ServeDataPlane:
 
     def _admitted(self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float) -> Work:
         """A place for each image. Raises Overloaded."""
-        total_bytes = sum(_size_bytes(image) for image in images)
-        return self._admission.work(info.name, timeout_s, [_megapixels(image) for image in images], total_bytes)
+        sizes_bytes, megapixels = [size_bytes(image) for image in images], [megapixels_in(image) for image in images]
+        current().admitted(sizes_bytes, megapixels)
+        return self._admission.work(info.name, timeout_s, megapixels, sum(sizes_bytes))
 
     async def _classify_numbered(
         self, index: int, image: ImageInput | ApertureError, info: ModelInfo, deadline: float, place: Place
@@ -227,76 +232,9 @@ class ServeDataPlane:
     async def _classify_one(
         self, image: ImageInput | ApertureError, info: ModelInfo, deadline: float, place: Place
     ) -> Outcome:
-        outcome = image if isinstance(image, ApertureError) else await self._outcome(image, info, deadline, place)
+        outcome = image if isinstance(image, ApertureError) else await self._way.outcome(image, info, deadline, place)
         place.end(answered=isinstance(outcome, Answer), late=isinstance(outcome, DeadlineExceeded | Overloaded))
         return outcome
-
-    async def _outcome(self, image: ImageInput, info: ModelInfo, deadline: float, place: Place) -> Outcome:
-        cache = self._models[info.name].cache
-        try:
-            hops = self._models[info.name].hops_to(info)
-            if not cache.is_on:
-                return await self._computed(image, info, hops, place, deadline)
-            key = await key_of(image, info, cache.generation(info.version))
-            # What costs nothing says nothing of the model's rate, and is ahead of nobody.
-            return await cache.answer(key, partial(self._computed, image, info, hops, place), deadline, place.end)
-        except ApertureError as refusal:
-            return refusal
-        except Exception:
-            logger.exception("An image of request %s failed", self._request_id())
-            return InferenceFailed("The image could not be classified because of an internal error.")
-
-    async def _computed(self, image: ImageInput, info: ModelInfo, hops: Hops, place: Place, deadline: float) -> Outcome:
-        """Raises ApertureError as well."""
-        try:
-            started = time.monotonic()
-            pixels = await self._pixels(image, info, hops, deadline)
-            place.decoded()
-            if isinstance(pixels, ApertureError):
-                return pixels
-            preprocessed = time.monotonic()
-            scores = await self._scores(pixels, info, hops, deadline)
-            if isinstance(scores, ApertureError):
-                self._candidacies[info.name].failed(info, scores)
-                return scores
-            answer = _answer(info, scores, preprocessed - started, time.monotonic() - preprocessed)
-            self._candidacies[info.name].answered(image, pixels, answer)
-            return answer
-        except BackPressureError:
-            raise Overloaded(
-                "The service has more requests than it can answer in time; try again.", BACK_PRESSURE_RETRY_S
-            ) from None
-
-    async def _mirrored(self, image: ImageInput, info: ModelInfo, niced: bool) -> Outcome:
-        """As `_computed`, for the copy of an image, in a moment that real requests leave free. Raises ReplicaLost."""
-        hops, deadline = self._models[info.name].hops_to(info), deadlines.after(self._limits.request_timeout_s)
-        pixels = await self._pixels(image, info, hops, deadline)
-        if isinstance(pixels, ApertureError):
-            return pixels
-        try:
-            scores = await hops.mirror(pixels, deadline, niced=niced)
-        except BackPressureError:
-            return Overloaded("The service has requests to answer.")
-        return scores if isinstance(scores, ApertureError) else _answer(info, scores, 0.0, scores.inference_s)
-
-    async def _pixels(self, image: ImageInput, info: ModelInfo, hops: Hops, deadline: float) -> Pixels | ApertureError:
-        if not isinstance(image, Prepared):
-            return await hops.preprocess(image, deadline)
-        side = info.preprocessing.crop_size
-        if image.pixels.shape != (side, side, 3):
-            return BadRequest(
-                f"A preprocessed image for {info.name!r} has {side} x {side} pixels of 3 channels, not the shape "
-                f"{image.pixels.shape}."
-            )
-        return image.pixels
-
-    async def _scores(self, pixels: Pixels, info: ModelInfo, hops: Hops, deadline: float) -> Scores | ApertureError:
-        while True:
-            scores = await hops.classify(pixels, deadline)
-            if not isinstance(scores, VersionAbsent) or not self._models[info.name].has(info):
-                return scores
-            # Another replica has it, and the router is about to hear which.
-            await asyncio.sleep(ABSENT_RETRY_S)
 
     def _timeout(self, timeout_s: float | None, images: int) -> float:
         """Seconds for so many images. Raises DeadlineExceeded if none are left."""
@@ -317,53 +255,37 @@ class ServeDataPlane:
             yield outcomes
             complete = True
         finally:
-            _count(requests, outcomes if complete else [], time.monotonic() - started)
+            total_s = time.monotonic() - started
+            is_answered = _count(requests, outcomes if complete else [], total_s)
+            current().answered(outcomes)
+            self.recent.add(total_s, failed=not is_answered)
             self._candidacies[info.name].freed()
 
 
-def _count(statistics: RequestStatistics, outcomes: Sequence[Outcome], total_s: float) -> None:
+def _count(statistics: RequestStatistics, outcomes: Sequence[Outcome], total_s: float) -> bool:
+    """Whether the request has not failed."""
     answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
     statistics.last_ms = round(time.time() * 1000)
     if not answers or len(answers) < len(outcomes):
         statistics.fail.add(total_s)
-        return
+        return False
     slowest = max((answer.stages for answer in answers), key=Stages.total_s)
     statistics.success.add(total_s)
     statistics.queue.add(slowest.queue_s)
+    sources = {answer.cached for answer in answers}
+    if sources <= {"hit", "joined"}:
+        statistics.cache_hit.add(total_s - slowest.queue_s)
+        return True
+    if "miss" in sources:
+        # What it takes to look, some microseconds, is not told from the rest of the output.
+        statistics.cache_miss.add(0.0)
     statistics.compute_input.add(slowest.preprocess_s)
     statistics.compute_infer.add(slowest.inference_s)
     statistics.compute_output.add(total_s - slowest.total_s())
-
-
-def _size_bytes(image: ImageInput | ApertureError) -> int:
-    if isinstance(image, bytes):
-        return len(image)
-    return 0 if isinstance(image, ApertureError) else _pixels_of(image).nbytes
-
-
-def _megapixels(image: ImageInput | ApertureError) -> float:
-    """That are to be decoded, or resized."""
-    if isinstance(image, bytes):
-        return megapixels_of(image)
-    return 0.0 if isinstance(image, ApertureError) else _pixels_of(image).size / 3e6
-
-
-def _pixels_of(image: Pixels | Prepared) -> Pixels:
-    return image.pixels if isinstance(image, Prepared) else image
+    return True
 
 
 def _on_this_loop(handle: Handle) -> Handle:
     # Routing on a loop of its own, the default, is there for callers without one and costs two thread switches a call.
     handle._init(_run_router_in_separate_loop=False)  # type: ignore[no-untyped-call]
     return handle
-
-
-def _answer(info: ModelInfo, scores: Scores, preprocess_s: float, classify_s: float) -> Answer:
-    stages = Stages(preprocess_s, queue_s=classify_s - scores.inference_s, inference_s=scores.inference_s)
-    return Answer(info, scores.logits, _softmax(scores.logits), stages)
-
-
-def _softmax(logits: Logits) -> Logits:
-    exponentials = np.exp(logits - logits.max())
-    probabilities: Logits = exponentials / exponentials.sum()
-    return probabilities

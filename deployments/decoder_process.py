@@ -28,6 +28,7 @@ from deployments.errors import (
     UnsupportedFormat,
 )
 from deployments.messages import Pixels
+from deployments.metrics import count_decoder_stopped
 from deployments.settings import Limits, PreprocessingSpec
 
 logger = logging.getLogger("ray.serve")
@@ -131,11 +132,15 @@ class DecoderProcess:
         """Raises Lost."""
         status = self._end()
         if status == -signal.SIGPROF:
+            count_decoder_stopped("too_slow")
             return DecodeTimedOut(f"The image takes more than {cpu_s:g} s to decode.")
         if status == -signal.SIGALRM:
+            count_decoder_stopped("expired")
             return DeadlineExceeded("The deadline passed while the image was decoded.")
         if status == -signal.SIGKILL and not self._was_killed:
+            count_decoder_stopped("lost")
             raise Lost("it was killed from outside")
+        count_decoder_stopped("abandoned" if status == -signal.SIGKILL else "crashed")
         logger.warning("A decoder ended with status %d, and its image was refused", status)
         return CorruptImage(NOT_DECODED)
 

@@ -16,11 +16,12 @@ START_OF_FRAME: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 def megapixels_of(data: bytes) -> float:
     """Millions of pixels by the header; 0 where it says nothing that is understood here (TIFF among others)."""
-    width, height = _size(data)
+    width, height = size_of(data)
     return width * height / 1e6
 
 
-def _size(data: bytes) -> tuple[int, int]:
+def size_of(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels as they are stored, or zeros, as `megapixels_of`."""
     if data[:3] == b"\xff\xd8\xff":
         return _jpeg(data)
     if data[:8] == b"\x89PNG\r\n\x1a\n":

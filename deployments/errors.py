@@ -12,7 +12,8 @@
              |             Overloaded, ModelNotReady, VersionAbsent                           503
              QuotaExceeded: this caller's own                                   429
              Unauthenticated, Forbidden: an API key, or its scope, is lacking   401, 403
-             AdministrationOff                                                                404
+             AdministrationOff, HeatMapsOff                                                   404
+             NotExplainable: the version is not a network that heat maps can be made of       409
              BadRequest                                                                       400
                UrlRefused
              LoadFailed: of an administrator's request                                        400
@@ -76,6 +77,20 @@ class AdministrationOff(ApertureError):
     http_status = 404
     grpc_status = "UNIMPLEMENTED"
     code = "administration_off"
+
+
+class HeatMapsOff(ApertureError):
+    # As AdministrationOff.
+    http_status = 404
+    grpc_status = "UNIMPLEMENTED"
+    code = "heat_maps_off"
+
+
+class NotExplainable(ApertureError):
+    # And not 501, which proxies count as a failure of this service: another version may well be explained.
+    http_status = 409
+    grpc_status = "FAILED_PRECONDITION"
+    code = "not_explainable"
 
 
 class LoadFailed(ApertureError):

@@ -26,7 +26,8 @@ Result = TypeVar("Result")
 class _Waiting(Generic[Item, Result]):
     item: Item
     size_bytes: int
-    deadline: float  # time.monotonic() seconds, or infinity
+    arrived: float  # time.monotonic() seconds
+    deadline: float  # the same, or infinity
     future: "asyncio.Future[Result]"
 
 
@@ -41,10 +42,12 @@ class Gatherer(Generic[Item, Result]):
         max_items: int,
         max_bytes: int,
         on_drop: Callable[[Item], None] = lambda item: None,
+        on_wait: Callable[[float], None] = lambda waited_s: None,
     ) -> None:
-        """`on_drop` is told of each item whose caller left before it was sent."""
+        """`on_drop` is told of each item whose caller left before it was sent, `on_wait` how long the others waited."""
         self._send = send
         self._on_drop = on_drop
+        self._on_wait = on_wait
         self._max_calls = max_calls
         self._max_items = max_items
         self._max_bytes = max_bytes
@@ -60,7 +63,7 @@ class Gatherer(Generic[Item, Result]):
         A caller that is cancelled takes its item out if it has not left yet.
         """
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(item, size_bytes, deadline, future))
+        self._waiting.append(_Waiting(item, size_bytes, time.monotonic(), deadline, future))
         if self._calls < self._max_calls:
             self._calls += 1
             # Not in the context of this request: Serve would cancel the call, which carries others, if this one left.
@@ -80,6 +83,8 @@ class Gatherer(Generic[Item, Result]):
 
     async def _send_group(self, group: list[_Waiting[Item, Result]]) -> None:
         started = time.monotonic()
+        for waiting in group:
+            self._on_wait(started - waiting.arrived)
         try:
             results = await self._sent(group)
             if len(results) != len(group):

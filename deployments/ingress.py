@@ -16,6 +16,7 @@ from ray.serve._private.constants import RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENG
 from ray.serve.context import _get_global_client
 from starlette.applications import Starlette
 
+from deployments import tracing
 from deployments.access import AccessControl
 from deployments.administration import ModelAdmin
 from deployments.comparison import Comparisons
@@ -23,8 +24,11 @@ from deployments.dataplane import ServeDataPlane
 from deployments.deadlines import within
 from deployments.errors import ApertureError, BadRequest, BodyTooLarge
 from deployments.hops import Handle
+from deployments.live_figures import LiveView
+from deployments.live_poll import GraphPoll
 from deployments.messages import Answer, ImageInput, ModelInfo
-from deployments.protocols import admin, comparison, huggingface
+from deployments.metrics import expect_in
+from deployments.protocols import admin, comparison, explain, huggingface
 from deployments.protocols import predict as plain
 from deployments.protocols.addressing import begin, chosen
 from deployments.protocols.admin import AdminRpcs
@@ -35,10 +39,16 @@ from deployments.protocols.http import asgi_app
 from deployments.protocols.oip import rest as oip_rest
 from deployments.protocols.oip.grpc import InferenceRpcs
 from deployments.protocols.openapi import pages as openapi
+from deployments.protocols.playground import live
+from deployments.protocols.playground import pages as playground
 from deployments.protocols.request_ids import made_safe
 from deployments.protocols.tfserving import rest as tfserving_rest
 from deployments.protocols.tfserving.grpc import ModelRpcs, PredictionRpcs
-from deployments.settings import Limits, Settings, check_messages_fit
+from deployments.protocols.traced import traced_call
+from deployments.recent import MinuteOfRequests
+from deployments.records import current, opened, write_to
+from deployments.request_log import RequestLog, beside_the_log_of_serve
+from deployments.settings import Limits, Settings, Traces, check_messages_fit
 from deployments.settings.administration import check_administration
 from deployments.settings.keys import check_exposure
 from deployments.statistics import RequestStatistics
@@ -46,15 +56,27 @@ from deployments.statistics import RequestStatistics
 # Models that are warm say so at once; others are still loading, and clients are to hear that. Less than the
 # health_check_timeout_s of graph.py.
 FIRST_CHECK_S = 2.0
+# What HTTP says of a request that is answered.
+HANDLE_OK = 200
 
 
 @serve.ingress()
 class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs, AdminRpcs):
+    # For `__del__` of one that has not started.
+    _traces: Traces | None = None
+    _request_log: RequestLog | None = None
+
     def __init__(self, settings: Settings, preprocessor: Handle, classifiers: dict[str, Handle]) -> None:
+        self._traces = settings.telemetry.traces
         if RAY_SERVE_USE_GRPC_BY_DEFAULT:
             check_messages_fit(settings, RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH)
         check_exposure(settings.access, _listens_on())
         check_administration(settings.administration, settings.access, _listens_on())
+        if self._traces is not None:
+            tracing.start(self._traces, serve.get_replica_context())
+        self._request_log = beside_the_log_of_serve() if settings.telemetry.request_log else None
+        write_to(None if self._request_log is None else self._request_log.write)
+        expect_in("Ingress")
         self.access = AccessControl(settings.access)
         self._pages = settings.pages
         self._is_new = True
@@ -67,6 +89,7 @@ class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs, AdminRpcs):
             _comparisons_of_all_replicas,
             _is_first,
         )
+        self.live = LiveView(GraphPoll(_replicas, preprocessor, classifiers))
         self.admin = ModelAdmin(
             self.plane.models,
             {model.name: model.path for model in settings.models},
@@ -88,6 +111,8 @@ class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs, AdminRpcs):
             *comparison.routes(plane),
             *admin.routes(self.admin, self.access, plane.limits),
             *(openapi.routes(plane, asks_for_keys=self.access.asks_for_keys) if self._pages.docs else []),
+            *explain.routes(plane, are_on=self._pages.heat_maps),
+            *([*playground.routes(), *live.routes(self.live)] if self._pages.playground else []),
         ]
         return asgi_app(
             guarded(routes, self.access),
@@ -96,6 +121,13 @@ class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs, AdminRpcs):
             self._pages.cors_origins,
             plane.door,
         )
+
+    def __del__(self) -> None:
+        """Serve calls this when nothing is asked any more, before it ends the process."""
+        if self._traces is not None:
+            tracing.stop()
+        if self._request_log is not None:
+            self._request_log.close()
 
     async def check_health(self) -> None:
         """Serve calls this every health_check_period_s, and first before it sends requests to a new replica.
@@ -115,15 +147,19 @@ class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs, AdminRpcs):
         model: str | None = None,
         version: int | str | None = None,
         label: str | None = None,
+        traceparent: str | None = None,
     ) -> dict[str, Any]:
         """The body of POST /predict as a dict, for encoded bytes, uint8 (H, W, 3) pixels or an ObjectRef of either.
 
-        Raises ApertureError, the one that HTTP answers with.
+        `traceparent`: of the span that this call is part of, as W3C Trace Context has it. Raises ApertureError, the one
+        that HTTP answers with.
         """
-        _, (answer,) = await self._classify([image], top_k, model, version, label)
-        if isinstance(answer, ApertureError):
-            raise answer
-        return plain.render_one(answer, top_k, _request_id())
+        with traced_call("predict", traceparent), opened("handle", "predict", _request_id()):
+            _, (answer,) = await self._classify([image], top_k, model, version, label)
+            if isinstance(answer, ApertureError):
+                raise answer
+            current().status = HANDLE_OK
+            return plain.render_one(answer, top_k, _request_id())
 
     async def predict_many(
         self,
@@ -132,10 +168,13 @@ class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs, AdminRpcs):
         model: str | None = None,
         version: int | str | None = None,
         label: str | None = None,
+        traceparent: str | None = None,
     ) -> dict[str, Any]:
         """As `predict` for several images: "results" keeps their order, and a bad image has "error" and "code"."""
-        info, answers = await self._classify(images, top_k, model, version, label)
-        return plain.render_many(answers, info, top_k, _request_id())
+        with traced_call("predict_many", traceparent), opened("handle", "predict_many", _request_id()):
+            info, answers = await self._classify(images, top_k, model, version, label)
+            current().status = HANDLE_OK
+            return plain.render_many(answers, info, top_k, _request_id())
 
     async def _classify(
         self, images: Sequence[Any], top_k: int, model: str | None, version: int | str | None, label: str | None
@@ -150,6 +189,10 @@ class Ingress(HealthRpcs, InferenceRpcs, PredictionRpcs, ModelRpcs, AdminRpcs):
         return info, await self.plane.classify(resolved, info)
 
     # For the other Ingress replicas
+
+    async def requests_before(self, end: int) -> MinuteOfRequests:
+        """What this replica has answered in the minute before `end`, seconds since 1970."""
+        return self.plane.recent.minute_before(end)
 
     def request_statistics(self, model: str) -> Mapping[int, RequestStatistics]:
         return self.plane.requests_here(model)

@@ -106,11 +106,12 @@ routing_key: ContextVar[str] = ContextVar("routing_key", default="")
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One image's result. `inference_s`: how long its batch took on the engine."""
+    """One image's result. `inference_s`: how long its batch took on the engine; `batch_size`: how many were in it."""
 
     logits: Logits
     version: int
     inference_s: float
+    batch_size: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,8 @@ Cached = Literal["hit", "joined", "miss"]
 class Answer:
     """One classified image. `probabilities` is the softmax of `logits`. `cached`: None for a model without a cache.
 
-    `stages` of a "hit" are all zero; those of a "joined" one are the time that it waited.
+    `stages` of a "hit" are all zero; those of a "joined" one are the time that it waited. `batch_size`: of the batch
+    that computed it; None where nobody knows.
     """
 
     info: ModelInfo
@@ -141,6 +143,24 @@ class Answer:
     probabilities: Logits
     stages: Stages
     cached: Cached | None = None
+    batch_size: int | None = None
+
+    @classmethod
+    def of(cls, info: ModelInfo, logits: Logits, stages: Stages, batch_size: int | None = None) -> "Answer":
+        exponentials = np.exp(logits - logits.max())
+        return cls(info, logits, exponentials / exponentials.sum(), stages, batch_size=batch_size)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Which class of an answer was explained, and where the network found what speaks for it.
+
+    `heat`: float32 (h, w) in [0, 1], at the resolution of the feature map, over all that the model saw.
+    """
+
+    answer: Answer
+    index: int
+    heat: NDArray[np.float32]
 
 
 class DataPlane(Protocol):
@@ -164,6 +184,16 @@ class DataPlane(Protocol):
         """As `classify`, each answer with its index as soon as it is there, so not in the order of `images`.
 
         Closing the generator gives up what is not answered yet.
+        """
+        ...
+
+    async def explain(
+        self, image: bytes, info: ModelInfo, index: int | None, timeout_s: float | None = None
+    ) -> Explanation:
+        """Classifies one image as `classify`, and says where the class `index` was found, by default the best one.
+
+        Raises what keeps it from being classified, BadRequest for an index that is no class, NotExplainable if no heat
+        map can be made of the version, or Overloaded while another one is made.
         """
         ...
 

@@ -6,9 +6,9 @@ one and whose crash is not this one's. It leaves what it built in the cache, so 
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,12 +19,15 @@ from deployments.engines.memory import check_fits
 from deployments.engines.rehearsal import rehearse
 from deployments.errors import ConfigError
 from deployments.messages import Logits, Pixels
+from deployments.metrics import count_load
+from deployments.recent import RecentBatches
 from deployments.repository import versions_on_disk
-from deployments.served import ServedVersion
+from deployments.served import CountsBatches, ServedVersion
 from deployments.settings import ModelSettings
 from deployments.statistics import BatchStatistics
 from deployments.versions import Fingerprint
 from deployments.watchdog import Watchdog
+from deployments.work_spans import Traced
 from deployments.workload import Workload
 
 # The first load of a large model compiles for many minutes where nothing is cached.
@@ -44,11 +47,13 @@ class Preparation:
         self.max_batch_size = settings.max_batch_size
         # What each version has run so far, whatever has become of it.
         self.batches: dict[int, BatchStatistics] = {}
+        # And what any of them has run in the last minute.
+        self.recent = RecentBatches()
         self._settings = settings
         self._create = load
         self._watchdog = watchdog
         self._workload = workload
-        self._gates: list[MergeGate[Pixels, Logits]] = []
+        self._gates: list[MergeGate[Pixels | Traced, Logits]] = []
 
     def on_disk(self) -> Mapping[int, Fingerprint]:
         """The versions that there are, with what changes when their files do. Raises ConfigError."""
@@ -59,6 +64,10 @@ class Preparation:
 
     def load(self, version: int) -> ServedVersion:
         """Blocks. Raises ConfigError with the reason why it cannot be served."""
+        with self._counted():
+            return self._load(version)
+
+    def _load(self, version: int) -> ServedVersion:
         if self._settings.path is not None:
             check_fits(self._settings, version)
             # Where a version could end this process, another one may do instead of it.
@@ -70,11 +79,12 @@ class Preparation:
 
     async def load_beside(self, version: int) -> ServedVersion:
         """As `load`, while others serve."""
-        if self._settings.path is not None:
-            await asyncio.to_thread(check_fits, self._settings, version)
-        if self._is_rehearsed():
-            await rehearse(self._settings, version, REHEARSAL_TIMEOUT_S)
-        served = await asyncio.to_thread(self._made_of, version)
+        with self._counted():
+            if self._settings.path is not None:
+                await asyncio.to_thread(check_fits, self._settings, version)
+            if self._is_rehearsed():
+                await rehearse(self._settings, version, REHEARSAL_TIMEOUT_S)
+            served = await asyncio.to_thread(self._made_of, version)
         served.gate.max_batch_size = self.max_batch_size
         return served
 
@@ -82,15 +92,28 @@ class Preparation:
         """How long all images together have waited so far."""
         return sum(gate.queue_s for gate in self._gates)
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        try:
+            yield
+        except ConfigError:
+            count_load(self._settings.name, "refused")
+            raise
+        count_load(self._settings.name, "loaded")
+
     def _is_rehearsed(self) -> bool:
         # What makes engines in tests does so in this process alone, and a GPU has no room for a second one's libraries.
         return self._create is create_engine and self._settings.engine != "dummy" and self._settings.device != "cuda"
 
     def _made_of(self, version: int) -> ServedVersion:
         engine = self._create(self._settings, version)
-        batches = self.batches.setdefault(version, BatchStatistics())
+        counted: list[CountsBatches] = [
+            self._workload.batches,
+            self.batches.setdefault(version, BatchStatistics()),
+            self.recent,
+        ]
         try:
-            served = ServedVersion(engine, self._settings, self._watchdog.batch, [self._workload.batches, batches])
+            served = ServedVersion(engine, self._settings, self._watchdog.batch, counted)
         except Exception as err:
             raise ConfigError(f"Version {version} of model {self._settings.name!r} fails: {err}.") from err
         self._watchdog.allow(served.hang_timeout_s)

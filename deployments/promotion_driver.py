@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from deployments.comparison import Comparison, Trial
+from deployments.metrics import count_step
 from deployments.promotion import Decision, decide
 from deployments.settings.promotion import Promotion
 
@@ -79,6 +80,7 @@ class PromotionDriver:
             return
         self._log(look, decision, "goes from %s to %s", look.promotion.stage, decision.stage)
         await self._apply(look.promotion.model_copy(update={"stage": decision.stage, "reason": decision.reason}))
+        count_step(self._model, look.trial.candidate, decision.stage)
 
     def _begin(self, look: Look) -> None:
         if look.trial == self._trial:

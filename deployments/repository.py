@@ -36,14 +36,18 @@ VERSION_NAME: Final = re.compile(rf"0|[1-9][0-9]{{0,{MAX_VERSION_DIGITS - 1}}}")
 class RecordedFile(Frozen):
     """What a version's training saw and answered (engines/recorded.py), beside its weights."""
 
+    # Its name in the directory of the version.
     file: Annotated[str, Field(pattern=r"^[^/\\]+$")]
+    # Of the file's bytes.
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class GraphInput(Frozen):
     """Where a graph takes its images; what is not stated is found in the graph."""
 
+    # Of the graph's input.
     name: str | None = None
+    # Channels last, or before height and width.
     layout: Literal["nhwc", "nchw"] | None = None
     # float32: normalised by the spec's mean and deviation; uint8: the pixels as they are.
     dtype: Literal["float32", "uint8"] | None = None
@@ -52,6 +56,7 @@ class GraphInput(Frozen):
 class GraphOutput(Frozen):
     """Where a graph has its answers; what is not stated is found in the graph."""
 
+    # Of the graph's output.
     name: str | None = None
     # Of probabilities the service takes the logarithm, so that their softmax is the graph's own numbers.
     kind: Literal["logits", "probabilities"] | None = None
@@ -64,11 +69,13 @@ class Manifest(Frozen):
 
     # Of torchvision, for a state_dict; otherwise a name for people, by default that of the format.
     architecture: str = ""
+    # The name of the file in the directory of the version.
     weights: Annotated[str, Field(pattern=r"^[^/\\]+$")]
     # By default what the name of the weights says, or else state_dict.
     format: Format
     # As weight_files.digest_of has it.
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    # One for each class, in the order of the outputs.
     labels: Annotated[tuple[str, ...], Field(min_length=1)] = ()
     preprocessing: PreprocessingSpec = PreprocessingSpec()
     input: GraphInput = GraphInput()

@@ -39,7 +39,7 @@ def at_once(picture: Image.Image, extent: Extent, size: Size, crop: int, kernel:
 
     extent: how much of the picture's width and height there is to resize; the rest, less than a pixel, is filler.
     """
-    (left, right), (top, bottom) = _kept(size[0], crop), _kept(size[1], crop)
+    (left, right), (top, bottom) = kept(size[0], crop), kept(size[1], crop)
     across, down = extent[0] / size[0], extent[1] / size[1]
     box = left * across, top * down, right * across, bottom * down
     return _padded(picture.resize((right - left, bottom - top), kernel, box), crop)
@@ -56,7 +56,7 @@ def _order_of_passes(before: Size, after: Size) -> tuple[int, int]:
 
 def _resize_axis(picture: Image.Image, axis: int, target: int, crop: int, kernel: Image.Resampling) -> Image.Image:
     source = picture.size[axis]
-    start, stop = _kept(target, crop)
+    start, stop = kept(target, crop)
     if source != target:
         first, last = (start, stop) if _has_exact_box(source, target) else (0, target)
         size, box = list(picture.size), [0.0, 0.0, *picture.size]
@@ -81,7 +81,7 @@ def _has_exact_box(source: int, target: int) -> bool:
     return denominator.bit_count() == 1 and source * denominator < 2**FLOAT_BITS
 
 
-def _kept(length: int, crop: int) -> tuple[int, int]:
+def kept(length: int, crop: int) -> tuple[int, int]:
     """The start and stop of what CenterCrop(crop) keeps of an axis."""
     # Python's round is to even, and so is torchvision's.
     start = round((length - crop) / 2.0) if length > crop else 0

@@ -13,17 +13,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
 from deployments import deadlines
+from deployments.batch_metrics import BatchMetrics
 from deployments.batching import MergeGate, Timed
-from deployments.engines.base import Engine
+from deployments.engines.base import Engine, taken_padding
 from deployments.errors import DeadlineExceeded, Overloaded
 from deployments.messages import Logits, Pixels
 from deployments.settings import ModelSettings
-from deployments.statistics import BatchStatistics
+from deployments.work_spans import Traced, record_batch
 
 # A batch that takes as long as so many full ones has hung, whatever hang_timeout_s says: a full batch of a large model
 # on a CPU takes seconds, and several times that when others want its cores.
@@ -33,6 +34,13 @@ HANG_BATCHES: Final = 10
 MIRROR_NICENESS: Final = 10
 
 Outcome = asyncio.Future[Timed[Logits]]
+Infer = Callable[[Engine, Sequence[Pixels], int], Sequence[Logits | Exception]]
+
+
+class CountsBatches(Protocol):
+    def add(self, size: int, duration_s: float) -> None:
+        """A batch of that many images has taken so long."""
+        ...
 
 
 class ServedVersion:
@@ -43,7 +51,7 @@ class ServedVersion:
         engine: Engine,
         settings: ModelSettings,
         watched: Callable[[], AbstractContextManager[None]],
-        batches: Sequence[BatchStatistics],
+        batches: Sequence[CountsBatches],
     ) -> None:
         """`watched`: watches each batch while it runs. `batches`: where they are counted."""
         self.info = replace(engine.info(), inputs=settings.inputs, outputs=settings.outputs)
@@ -56,7 +64,10 @@ class ServedVersion:
         self._mirroring: set[asyncio.Task[tuple[Logits | Exception, float]]] = set()
         # Without a thread until there is something for it.
         self._niced = ThreadPoolExecutor(1, thread_name_prefix=f"mirror-{self.info.version}", initializer=_give_way)
-        self.gate: MergeGate[Pixels, Logits] = MergeGate(self._run, settings.max_batch_size, self.runners)
+        self._metrics = BatchMetrics(self.info.name, self.info.version)
+        self.gate: MergeGate[Pixels | Traced, Logits] = MergeGate(
+            self._run, settings.max_batch_size, self.runners, on_wait=self._waited, on_halve=self._metrics.halved
+        )
         side = self.info.preprocessing.crop_size
         self._blank: Pixels = np.zeros((side, side, 3), np.uint8)
         self._blank_run: asyncio.Task[None] | None = None
@@ -101,7 +112,7 @@ class ServedVersion:
     async def _mirror(self, pixels: Pixels, niced: bool) -> tuple[Logits | Exception, float]:
         async with self.gate.alone():
             started = time.monotonic()
-            (result,) = await self._run_on(self._niced if niced else self._threads, [pixels])
+            (result,) = await self._run_on(self._niced if niced else self._threads, _infer, [pixels])
         return result, time.monotonic() - started
 
     def _full_batch_s(self, size: int) -> float:
@@ -109,21 +120,41 @@ class ServedVersion:
         self._engine.infer([self._blank] * size)
         return time.monotonic() - started
 
-    async def _run(self, batch: Sequence[Pixels]) -> Sequence[Logits | Exception]:
+    async def _run(self, items: Sequence[Pixels | Traced]) -> Sequence[Logits | Exception]:
+        batch = [item.pixels if isinstance(item, Traced) else item for item in items]
         started = time.monotonic()
-        results = await self._run_on(self._threads, batch)
+        try:
+            results = await self._run_on(self._threads, self._infer_counted, batch)
+        except Exception as err:
+            record_batch(items, self.info, started, time.monotonic(), err)
+            raise
         ended = time.monotonic()
+        record_batch(items, self.info, started, ended, results)
         if not all(isinstance(result, Exception) for result in results):
             self.last_success = ended
         if asked := sum(pixels is not self._blank for pixels in batch):
             for batches in self._batches:
                 batches.add(asked, ended - started)
+            self._metrics.ran(asked, self.gate.max_batch_size, ended - started)
         return results
 
-    async def _run_on(self, threads: ThreadPoolExecutor, batch: Sequence[Pixels]) -> Sequence[Logits | Exception]:
+    def _waited(self, item: Pixels | Traced, waited_s: float) -> None:
+        if item is not self._blank:
+            self._metrics.waited(waited_s)
+
+    async def _run_on(
+        self, threads: ThreadPoolExecutor, infer: Infer, batch: Sequence[Pixels]
+    ) -> Sequence[Logits | Exception]:
         loop = asyncio.get_running_loop()
         with self._watched():
-            return await loop.run_in_executor(threads, _infer, self._engine, batch, len(self.info.labels))
+            return await loop.run_in_executor(threads, infer, self._engine, batch, len(self.info.labels))
+
+    def _infer_counted(self, engine: Engine, batch: Sequence[Pixels], classes: int) -> Sequence[Logits | Exception]:
+        taken_padding()  # What a mirror has left in this thread.
+        try:
+            return _infer(engine, batch, classes)
+        finally:
+            self._metrics.padded(taken_padding())
 
 
 def _give_way() -> None:

@@ -26,7 +26,12 @@ class Total:
 
 @dataclass(slots=True)
 class RequestStatistics:
-    """Requests for one model. `last_ms`: when the last one was answered, in milliseconds since 1970, or 0."""
+    """Requests for one model. `last_ms`: when the last one was answered, in milliseconds since 1970, or 0.
+
+    `cache_hit`: those for which nothing was computed, and how long they took beside waiting for images that others had
+    sent as well; they are in `success` and `queue`, and in none of the three below it. `cache_miss`: of a model with a
+    cache, the others that succeeded.
+    """
 
     success: Total = field(default_factory=Total)
     fail: Total = field(default_factory=Total)
@@ -34,6 +39,8 @@ class RequestStatistics:
     compute_input: Total = field(default_factory=Total)
     compute_infer: Total = field(default_factory=Total)
     compute_output: Total = field(default_factory=Total)
+    cache_hit: Total = field(default_factory=Total)
+    cache_miss: Total = field(default_factory=Total)
     last_ms: int = 0
 
     def durations(self) -> dict[str, Total]:

@@ -1,5 +1,6 @@
 """The seam between the graph and a model library."""
 
+import threading
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -68,6 +69,24 @@ def power_of_two_sizes(max_batch_size: int) -> tuple[int, ...]:
 def next_size(count: int, sizes: Sequence[int]) -> int:
     """The smallest of the ascending `sizes` that holds `count` images."""
     return next(size for size in sizes if size >= count)
+
+
+class _Padding(threading.local):
+    images = 0
+
+
+_padding = _Padding()
+
+
+def note_padding(images: int) -> None:
+    """An engine has computed so many images beside those that it was given; in the thread that it runs in."""
+    _padding.images += images
+
+
+def taken_padding() -> int:
+    """What was noted in this thread since the last time."""
+    images, _padding.images = _padding.images, 0
+    return images
 
 
 def stack(images: Images, size: int) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deployments.engines.base import Images, next_size
+from deployments.engines.base import Images, next_size, note_padding
 
 Network = Callable[[torch.Tensor], torch.Tensor]  # uint8 (N, H, W, 3) to float32 (N, classes)
 
@@ -71,7 +71,9 @@ class Lane:
     def _forward(self, count: int) -> None:
         """From the host's pixels to the host's logits. What earlier batches left behind them is the padding."""
         self._pixels[:count].copy_(self._host_pixels[:count], non_blocking=True)
-        self._compute(next_size(count, self._sizes))
+        size = next_size(count, self._sizes)
+        note_padding(size - count)
+        self._compute(size)
         self._host_logits[:count].copy_(self._logits[:count], non_blocking=True)
 
     def _compute(self, size: int) -> None:

@@ -25,6 +25,7 @@ from deployments.engines.guard import Verdict, judge
 from deployments.engines.hardware import describe_hardware
 from deployments.engines.registry import KINDS, Build, Choice, Device
 from deployments.errors import ConfigError
+from deployments.metrics import count_verdict
 
 logger = logging.getLogger("ray.serve")
 
@@ -53,6 +54,7 @@ def load(artefacts: Artefacts, choice: Choice, device: Device) -> tuple[Engine, 
         raise
     except Exception as err:
         raise cannot_run(name, choice, err) from err
+    count_verdict(name, choice.engine, choice.precision, "passed" if verdict.refusal is None else "refused")
     if verdict.refusal is not None:
         raise Refused(f"{choice} of model {name!r} is refused: {verdict.refusal} ({verdict}).")
     return engine, verdict

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.engines.base import Images, stack
+from deployments.engines.base import Images, note_padding, stack
 
 
 def run_in_parts(
@@ -14,6 +14,7 @@ def run_in_parts(
     """Logits (N, classes) of N uint8 images (H, W, 3), out of a `run` that takes (size, H, W, 3)."""
     count = len(images)
     batch = stack(images, count + -count % size)
+    note_padding(-count % size)
     # Copies, since a library may answer every time out of the same memory.
     parts = [np.array(run(batch[start : start + size])) for start in range(0, count, size)]
     return np.concatenate(parts)[:count]

@@ -67,7 +67,7 @@ async def rehearse(settings: ModelSettings, version: int, timeout_s: float, load
     except TimeoutError:
         raise ConfigError(f"{who} was not loaded within {timeout_s:g} s.") from None
     finally:
-        await _end(process)
+        await end_group(process)
     if (refusal := _refusal(who, answer, status)) is not None:
         raise ConfigError(refusal)
 
@@ -92,7 +92,8 @@ async def _answer(process: Process, request: bytes) -> bytes:
     return await process.stdout.readline()
 
 
-async def _end(process: Process) -> None:
+async def end_group(process: Process) -> None:
+    """Ends a process that leads a group, with all of it, if it has not ended."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -119,7 +120,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     request = json.loads(sys.stdin.readline())
-    _give_way(request["parent"])
+    give_way(request["parent"], NICENESS)
     faulthandler.enable()
     settings, version = ModelSettings.model_validate(request["settings"]), request["version"]
     logging.basicConfig(level=logging.INFO, format=f"%(levelname)s rehearsal of {settings.name} {version}: %(message)s")
@@ -148,13 +149,16 @@ def _load(settings: ModelSettings, version: int, module: str, name: str) -> str 
     return None
 
 
-def _give_way(parent: int) -> None:
-    """To everything else on the machine. None of it is there on every system, and all of it can be done without."""
+def give_way(parent: int, niceness: int) -> None:
+    """To everything else on the machine, and ends with the process `parent`, which started this one.
+
+    None of it is there on every system, and all of it can be done without.
+    """
     with contextlib.suppress(OSError):
-        os.nice(NICENESS)
+        os.nice(niceness)
     with contextlib.suppress(OSError):
         # Where sessions share the cores, priorities hold only inside each; this is the session's own (sched(7)).
-        Path("/proc/self/autogroup").write_text(str(NICENESS))
+        Path("/proc/self/autogroup").write_text(str(niceness))
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_END))
     with contextlib.suppress(OSError, AttributeError):

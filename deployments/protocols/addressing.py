@@ -16,12 +16,12 @@ from typing import Final
 
 from deployments.errors import ApertureError, BadRequest
 from deployments.messages import Answer, Cached, DataPlane, ModelInfo, routing_key
+from deployments.records import COSTLIEST, current
 
 ROUTING_KEY: Final = "x-routing-key"
 MODEL_VERSION: Final = "x-model-version"
 PREPROCESSING_SPEC: Final = "x-preprocessing-spec"
 CACHE: Final = "x-cache"
-COSTLIEST: Final[Sequence[Cached]] = ("miss", "joined", "hit")
 # Ids of users and sessions, and hashes of them, are shorter; each key is hashed.
 MAX_KEY_CHARACTERS: Final = 256
 
@@ -51,6 +51,7 @@ def chosen(plane: DataPlane, model: str | None, version: str | None = None, labe
     """
     info = plane.info_of(model, version, label)
     _answering.set(info)
+    current().chose(info)
     return info
 
 
@@ -60,6 +61,7 @@ def described(plane: DataPlane, model: str, version: str | None = None, label: s
     if version is not None or label is not None or default is None:
         return chosen(plane, model, version, label)
     _answering.set(default)
+    current().chose(default)
     return default
 
 

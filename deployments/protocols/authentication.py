@@ -19,6 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.access import AccessControl
 from deployments.errors import Unauthenticated
+from deployments.protocols.playground.pages import FILES
+from deployments.records import current
 from deployments.settings.keys import Key
 from deployments.settings.keys import Scope as KeyScope
 
@@ -32,11 +34,11 @@ ROUTES: Final[dict[str, KeyScope]] = {
     # Names, labels and the load of models are for those who may use them, and so is the page that describes them.
     **dict.fromkeys(("/docs", "/docs/docs.js", "/docs/docs.css", "/docs/heart.jpg", "/openapi.json"), "read"),
     **dict.fromkeys(("/v2", "/v2/", "/v2/models/stats", "/v2/repository/index"), "read"),
-    "/v2/models/{model}/comparison": "read",
+    **dict.fromkeys(("/v2/models/{model}/comparison", "/playground/live"), "read"),
     **dict.fromkeys((path + suffix for path in _MODELS for suffix in ("", "/ready", "/config", "/stats")), "read"),
     **dict.fromkeys((f"/v2/repository/models/{{model}}/{action}" for action in ("load", "unload")), "admin"),
     **dict.fromkeys(("/v1/models/{model}", "/v1/models/{model}/metadata"), "read"),
-    **dict.fromkeys(("/", "/predict", *(f"{path}/infer" for path in _MODELS)), "classify"),
+    **dict.fromkeys(("/", "/predict", "/explain", *(f"{path}/infer" for path in _MODELS)), "classify"),
     **dict.fromkeys((f"/v1/models/{{model}}:{action}" for action in ("predict", "classify", "regress")), "classify"),
 }
 RPCS: Final[dict[str, KeyScope]] = {
@@ -61,10 +63,18 @@ class Call(Protocol):
     def peer(self) -> str: ...
 
 
+def is_open(method: str, path: str) -> bool:
+    """Whether nobody is asked for a key by the route that is declared with `path`, for that method.
+
+    GET / is the playground, and POST / infers (playground/pages.py says why the former is open).
+    """
+    return path in OPEN_ROUTES or (method in ("GET", "HEAD") and (path == "/" or path.startswith(FILES)))
+
+
 def guarded(routes: Sequence[Route], access: AccessControl) -> list[Route]:
-    """The same routes, each of which asks for a key first, but for those of health."""
+    """The same routes, each of which asks for a key first, but for those of health and of the playground's files."""
     for route in routes:
-        if route.path not in OPEN_ROUTES:
+        if not all(is_open(method, route.path) for method in route.methods or [""]):
             route.app = _Guard(route.app, access, ROUTES.get(route.path, ANY_OTHER))
     return list(routes)
 
@@ -84,7 +94,7 @@ def admit_rpc(access: AccessControl, method: str, call: Call, requests: int = 1)
         RPCS.get(method, ANY_OTHER),
         requests,
     )
-    caller.set(_called(key))
+    _name_caller(key)
 
 
 def stand_at_the_edge(access: AccessControl) -> None:
@@ -113,12 +123,13 @@ class _Guard:
         self._scope = scope
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        caller.set(_called(self._access.admit(_in_headers(scope), self._scope)))
+        _name_caller(self._access.admit(_in_headers(scope), self._scope))
         await self._app(scope, receive, send)
 
 
-def _called(key: Key | None) -> str:
-    return "a caller on this machine" if key is None else f"the API key {key.name}"
+def _name_caller(key: Key | None) -> None:
+    caller.set("a caller on this machine" if key is None else f"the API key {key.name}")
+    current().key = None if key is None else key.name
 
 
 def _in_headers(scope: Scope) -> Sequence[str]:

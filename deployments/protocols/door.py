@@ -15,8 +15,8 @@ from deployments.admission import Admission, Visit
 from deployments.protocols.patience import patience_of, timeouts_in
 from deployments.settings import Limits
 
-# Protocols that name the model in the query, or not at all (predict.py, huggingface.py).
-BY_QUERY: Final = frozenset({"/predict", "/"})
+# Protocols that name the model in the query, or not at all (predict.py, explain.py, huggingface.py).
+BY_QUERY: Final = frozenset({"/predict", "/explain", "/"})
 # Those that name it in the path, and what the path ends with (oip/rest.py, tfserving/rest.py).
 BY_PATH: Final = (("/v2/models/", ("/infer",)), ("/v1/models/", (":predict", ":classify")))
 # More fields than any request here has.
@@ -63,7 +63,7 @@ class Door:
         return counting_receive
 
     def _model_of(self, scope: Scope) -> str | None:
-        path: str = scope["path"][len(scope.get("root_path", "")) :] or "/"
+        path = path_of(scope)
         if path in BY_QUERY:
             return self._in_query(scope["query_string"])
         for prefix, actions in BY_PATH:
@@ -90,6 +90,12 @@ def open_door(door: Door) -> None:
 
 def the_door() -> Door | None:
     return _open
+
+
+def path_of(scope: Scope) -> str:
+    """Without the prefix of the application, as far as that is known."""
+    path: str = scope["path"][len(scope.get("root_path", "")) :] or "/"
+    return path
 
 
 def announced_bytes(scope: Scope) -> int:

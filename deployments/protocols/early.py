@@ -6,7 +6,6 @@ its process. The visit begins here, too: Serve reads bodies while requests wait 
 """
 
 import json
-import time
 import uuid
 from typing import Final
 
@@ -15,9 +14,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deployments.errors import ApertureError, BadRequest, Overloaded, Unauthenticated
 from deployments.metrics import count_refused
 from deployments.protocols.authentication import OPEN_ROUTES, stranger
-from deployments.protocols.door import the_door
-from deployments.protocols.http import STAGES, headers_of, server_timing
+from deployments.protocols.door import path_of, the_door
+from deployments.protocols.http import headers_of, server_timing
+from deployments.protocols.naming import protocol_of_http
 from deployments.protocols.patience import arrived_at
+from deployments.protocols.playground.pages import FILES
+from deployments.records import Record
 
 REQUEST_ID: Final = b"x-request-id"
 # Browsers read no answer that lacks the headers of cors.py, which are added further in.
@@ -56,7 +58,9 @@ async def through_the_door(app: ASGIApp, scope: Scope, receive: Receive, send: S
 async def _turn_away(error: Unauthenticated, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     """Whoever has no key gets no further than to what needs none, and nothing of a body of theirs is read."""
     asks_for_health = scope["path"].endswith(OPEN_PATHS) or scope["path"].startswith(SERVES_OWN)
-    if asks_for_health or any(name == ORIGIN for name, _ in scope["headers"]):
+    # A page, or a file of one.
+    loads = scope["method"] in ("GET", "HEAD") and (scope["path"].endswith("/") or FILES in scope["path"])
+    if asks_for_health or loads or any(name == ORIGIN for name, _ in scope["headers"]):
         await app(scope, _without_body(receive), send)
     else:
         await _refuse(error, scope, send)
@@ -83,16 +87,22 @@ async def _refuse(error: ApertureError, scope: Scope, send: Send) -> None:
     request_id = next((value for name, value in scope["headers"] if name == REQUEST_ID), None)
     if request_id is None:
         request_id = str(uuid.uuid4()).encode()
-    content = {"error": error.message, "code": error.code, "request_id": request_id.decode("latin-1")}
+    protocol = protocol_of_http(scope["method"], path_of(scope))
+    record = Record(protocol, None, request_id.decode("latin-1"), arrived_at.get())
+    record.fail(error)
+    record.status = error.http_status
+    content = {"error": error.message, "code": error.code, "request_id": record.request_id}
     body = json.dumps(content, separators=(",", ":")).encode()
-    timing = server_timing(dict.fromkeys(STAGES, 0.0), time.monotonic() - arrived_at.get())
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (REQUEST_ID, request_id),
-        (b"server-timing", timing.encode()),
+        (b"server-timing", server_timing(record).encode()),
         (b"x-content-type-options", b"nosniff"),
         *((name.encode(), value.encode()) for name, value in headers_of(error).items()),
     ]
-    await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    try:
+        await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+    finally:
+        record.close()

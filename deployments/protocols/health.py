@@ -7,7 +7,7 @@ from grpc_health.v1 import health_pb2
 
 from deployments.errors import UnknownModel
 from deployments.protocols.json_bodies import quoted
-from deployments.protocols.rpc import Context, Rpcs, Unimplemented, refused, rpc, unserved
+from deployments.protocols.rpc import Context, Rpcs, Unimplemented, recorded, refused, rpc, unserved
 
 
 class HealthRpcs(Rpcs):
@@ -30,7 +30,8 @@ class HealthRpcs(Rpcs):
         # Of a stream, Serve's proxies see a status only with an answer or with an exception. Open to everybody, like
         # Check (authentication.py).
         error = Unimplemented("Watch is not implemented.")
-        refused(error, grpc_context, None)
+        with recorded("Watch", grpc_context):
+            refused(error, grpc_context, None)
         raise error
 
     List = unserved("List", health_pb2.HealthListResponse)

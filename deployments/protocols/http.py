@@ -25,18 +25,19 @@ from deployments.errors import (
     Overloaded,
     Unauthenticated,
 )
-from deployments.messages import Answer, DataPlane, ImageInput, ModelInfo, Stages
+from deployments.messages import Answer, DataPlane, ImageInput, ModelInfo
 from deployments.metrics import count_refused
 from deployments.protocols.addressing import ROUTING_KEY, answered, begin, chosen, names_of_answer
 from deployments.protocols.cors import cross_origin
-from deployments.protocols.door import Door, checked
+from deployments.protocols.door import Door, checked, path_of
+from deployments.protocols.naming import protocol_of_http
 from deployments.protocols.patience import arrived_at, patience_of, timeouts_in
+from deployments.protocols.traced import traced_http
+from deployments.records import Record, current, opened
 from deployments.settings import Limits
 
 logger = logging.getLogger("ray.serve")
 
-# What Server-Timing tells besides the total; zero for what a request did not reach.
-STAGES = ("admission", "preprocess", "queue", "inference")
 ROUTING_KEY_HEADER = ROUTING_KEY.encode()
 # HTTP's own refusals, made by the router, in the words of our error bodies.
 ROUTER_CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -53,7 +54,7 @@ def asgi_app(
     envelope = Middleware(Envelope, limits=limits, request_id=request_id, door=door)
     app = Starlette(
         routes=list(routes),
-        middleware=[*cross_origin(cors_origins), envelope],
+        middleware=[*cross_origin(cors_origins), *traced_http(), envelope],
         exception_handlers={ApertureError: _render_error, HTTPException: _render_router_error},
     )
     # curl does not follow redirects unless told to, and would show nothing.
@@ -77,33 +78,42 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id, started = self._request_id(), arrived_at.get(time.monotonic())
-        state = scope.setdefault("state", {})
-        state.update(request_id=request_id, started=started, stages=dict.fromkeys(STAGES, 0.0))
+        with opened("other", None, self._request_id(), arrived_at.get(time.monotonic())) as record:
+            try:
+                await self._answer(scope, receive, send, record)
+            finally:
+                _name_route(record, scope)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
+        request_id, state = record.request_id, scope.setdefault("state", {})
+        state["request_id"] = request_id
         responding = False
 
         async def send_with_headers(message: Message) -> None:
             nonlocal responding
             if message["type"] == "http.response.start":
-                responding = True
+                responding, record.status = True, message["status"]
                 headers = MutableHeaders(scope=message)
-                headers["server-timing"] = server_timing(state["stages"], time.monotonic() - started)
+                headers["server-timing"] = server_timing(record)
                 headers["x-content-type-options"] = "nosniff"
                 headers.update(names_of_answer())
             await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                record.is_answered = True
 
         error: ApertureError | None = None
         deadline = asyncio.timeout(None)
         try:
             begin(_routing_keys(scope), request_id)
             state["patience"] = patience = patience_of(timeouts_in(scope["headers"]), self._limits)
-            deadline = asyncio.timeout(max(0.0, started + patience.most_s - time.monotonic()))
+            deadline = asyncio.timeout(max(0.0, record.started + patience.most_s - time.monotonic()))
             # The whole request, so that a body that trickles in does not hold its place for ever.
             async with deadline:
                 with self._visit(scope, receive, patience.left_s()) as visited:
                     await self._app(scope, _bounded(scope, visited, self._limits.max_body_bytes), send_with_headers)
         except ClientDisconnect:
             logger.info("The client of request %s left before it was complete", request_id)
+            record.leave()
         except (BadRequest, Overloaded) as refusal:
             error = refusal
         except Exception:
@@ -112,7 +122,9 @@ class Envelope:
             else:
                 logger.exception("Request %s failed", request_id)
                 error = ApertureError("The request failed because of an internal error.")
-        if error is not None and not responding:
+        if error is not None and responding:
+            record.fail(error)
+        elif error is not None:
             await error_response(error, request_id)(scope, receive, send_with_headers)
 
     @contextmanager
@@ -137,27 +149,15 @@ def chosen_in_query(plane: DataPlane, request: Request) -> ModelInfo:
 async def classified(
     plane: DataPlane, request: Request, images: Sequence[ImageInput | ApertureError], info: ModelInfo
 ) -> list[Answer | ApertureError]:
-    """The answers of the data plane, with where their time went in Server-Timing."""
-    admission_s = time.monotonic() - request.state.started
+    """The answers of the data plane, and in the headers where they came from."""
     answers = await plane.classify(images, info, request.state.patience.left_s())
-    record_stages(request, admission_s, answers)
-    return answers
-
-
-def record_stages(request: Request, admission_s: float, answers: Sequence[Answer | ApertureError]) -> None:
-    """Server-Timing of the request: the stages of its slowest image; and where its answers came from."""
     answered(answers)
-    request.state.stages["admission"] = admission_s
-    done = [answer.stages for answer in answers if isinstance(answer, Answer)]
-    if done:
-        slowest = max(done, key=Stages.total_s)
-        request.state.stages.update(
-            preprocess=slowest.preprocess_s, queue=slowest.queue_s, inference=slowest.inference_s
-        )
+    return answers
 
 
 def error_response(error: ApertureError, request_id: str) -> Response:
     count_refused(error.code)
+    current().fail(error)
     body = {"error": error.message, "code": error.code, "request_id": request_id}
     return JSONResponse(body, status_code=error.http_status, headers=headers_of(error))
 
@@ -197,9 +197,18 @@ def _bounded(scope: Scope, receive: Receive, max_body_bytes: int) -> Receive:
     return bounded_receive
 
 
-def server_timing(stages: dict[str, float], total_s: float) -> str:
+def server_timing(record: Record) -> str:
+    """Of a request that is answered now. The stages add up to the total."""
+    stages_ms = record.stages_ms(time.monotonic() - record.started)
     # https://www.w3.org/TR/server-timing/: durations are milliseconds.
-    return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in {**stages, "total": total_s}.items())
+    timings = [*stages_ms.items(), ("total", sum(stages_ms.values()))]
+    return ", ".join(f"{name};dur={duration_ms:.2f}" for name, duration_ms in timings)
+
+
+def _name_route(record: Record, scope: Scope) -> None:
+    """By the route that Starlette has found, whether it took the method or not; some requests do not get so far."""
+    record.route = getattr(scope.get("route"), "path", None)
+    record.protocol = protocol_of_http(scope["method"], record.route or path_of(scope))
 
 
 async def _render_error(request: Request, error: Exception) -> Response:
@@ -211,9 +220,11 @@ async def _render_error(request: Request, error: Exception) -> Response:
 async def _render_router_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
+    code = ROUTER_CODES.get(error.status_code, "bad_request")
+    current().end(code, error.status_code)
     body = {
         "error": f"{error.detail}: {request.method} {request.url.path}",
-        "code": ROUTER_CODES.get(error.status_code, "bad_request"),
+        "code": code,
         "request_id": request.state.request_id,
     }
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)

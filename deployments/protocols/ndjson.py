@@ -20,6 +20,7 @@ from starlette.types import Send
 
 from deployments.errors import ApertureError
 from deployments.messages import Answer, DataPlane, ImageInput, ModelInfo
+from deployments.records import current
 
 logger = logging.getLogger("ray.serve")
 
@@ -84,6 +85,7 @@ async def _begun(first: bytes, others: Lines, request_id: str) -> Lines:
 
 
 def _failure(error: ApertureError, request_id: str) -> bytes:
+    current().fail(error)
     return _line({"error": error.message, "code": error.code, "request_id": request_id})
 
 

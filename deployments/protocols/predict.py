@@ -53,7 +53,7 @@ class Sent:
 
 def routes(plane: DataPlane) -> list[Route]:
     async def predict(request: Request) -> Response:
-        top_k = _top_k(request)  # A bad parameter is refused before it costs anything.
+        top_k = top_k_in_query(request)  # A bad parameter is refused before it costs anything.
         form = request.headers.get("content-type", "").split(";")[0].strip().lower()
         body = await read_body(request, plane.limits.max_body_bytes)
         info = chosen_in_query(plane, request)
@@ -73,7 +73,7 @@ def render_one(answer: Answer, top_k: int, request_id: str) -> dict[str, Any]:
     return {
         "model": answer.info.name,
         "version": answer.info.version,
-        "predictions": _top(answer, top_k),
+        "predictions": predictions_of(answer, top_k),
         "request_id": request_id,
     }
 
@@ -85,11 +85,31 @@ def render_many(
     return _render_results(results, info, request_id)
 
 
+def predictions_of(answer: Answer, top_k: int) -> list[dict[str, Any]]:
+    """The `top_k` best, the best first."""
+    return [
+        {"label": answer.info.labels[index], "index": int(index), "probability": float(answer.probabilities[index])}
+        for index in best(answer.probabilities, top_k)
+    ]
+
+
 def checked_top_k(top_k: object) -> int:
     """`top_k` if it is a number of predictions. Raises BadRequest."""
     if isinstance(top_k, int) and not isinstance(top_k, bool) and top_k >= 1:
         return top_k
     raise BadRequest(f"top_k must be an integer of at least 1, not {quoted(top_k)}.")
+
+
+def top_k_in_query(request: Request) -> int:
+    """?top_k=, or the default. Raises BadRequest."""
+    text = request.query_params.get("top_k", str(DEFAULT_TOP_K))
+    number = whole_number(text)
+    return checked_top_k(text if number is None else number)
+
+
+def whole_number(text: str) -> int | None:
+    """Of up to nine digits: more than any model has classes, and few enough to parse whatever a client sends."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 async def _answer(plane: DataPlane, request: Request, sent: Sent, info: ModelInfo, top_k: int) -> Response:
@@ -149,24 +169,11 @@ async def _json_images(plane: DataPlane, fields: dict[str, Any]) -> Sent:
 def _result(answer: Answer | ApertureError, top_k: int) -> dict[str, Any]:
     if isinstance(answer, ApertureError):
         return {"error": answer.message, "code": answer.code}
-    return {"predictions": _top(answer, top_k)}
+    return {"predictions": predictions_of(answer, top_k)}
 
 
 def _render_results(results: Sequence[dict[str, Any]], info: ModelInfo, request_id: str) -> dict[str, Any]:
     return {"model": info.name, "version": info.version, "results": results, "request_id": request_id}
-
-
-def _top(answer: Answer, top_k: int) -> list[dict[str, Any]]:
-    return [
-        {"label": answer.info.labels[index], "index": int(index), "probability": float(answer.probabilities[index])}
-        for index in best(answer.probabilities, top_k)
-    ]
-
-
-def _top_k(request: Request) -> int:
-    text = request.query_params.get("top_k", str(DEFAULT_TOP_K))
-    # Nine digits are more than any model has classes, and few enough to parse whatever a client sends.
-    return checked_top_k(int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text)
 
 
 def _pixels_from_floats(input_data: object) -> list[Pixels]:

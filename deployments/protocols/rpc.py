@@ -12,7 +12,8 @@ wants what cannot be ready in time to be dropped before that says so in its meta
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NoReturn, Protocol, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 import grpc
 
@@ -22,8 +23,11 @@ from deployments.messages import DataPlane
 from deployments.metrics import count_refused
 from deployments.protocols.addressing import ROUTING_KEY, begin, names_of_answer
 from deployments.protocols.authentication import admit_rpc
+from deployments.protocols.naming import protocol_of_rpc
 from deployments.protocols.patience import TIMEOUT_HEADER, Patience, patience_of
 from deployments.protocols.request_ids import made_safe
+from deployments.protocols.traced import rpc_failed, rpc_succeeded, traced_rpc
+from deployments.records import Record, current, opened
 from deployments.settings import Limits
 
 logger = logging.getLogger("ray.serve")
@@ -35,6 +39,7 @@ MAX_DETAILS = 500
 REQUEST_ID = "request_id"
 # Milliseconds after which a client that tries again may do so: gRFC A6, section "Pushback".
 PUSHBACK = "grpc-retry-pushback-ms"
+OK: Final[int] = grpc.StatusCode.OK.value[0]
 
 
 class Context(Protocol):
@@ -84,15 +89,17 @@ def timed_rpc(response: Callable[[], Any]) -> Callable[[Callable[[Any, Any, Pati
     def decorate(method: Callable[[Any, Any, Patience], Awaitable[Any]]) -> Method:
         @functools.wraps(method)
         async def answer(self: Rpcs, request: Any, grpc_context: Context) -> Any:
-            try:
-                admit_rpc(self.access, method.__name__, grpc_context)
-                check_size(request, self.plane.limits)
-                route(grpc_context)
-                answered = await method(self, request, patience_with(grpc_context, self.plane.limits))
-                add_trailing_metadata(grpc_context, names_of_answer())
-                return answered
-            except Exception as error:
-                return refused(visible(error, grpc_context), grpc_context, response())
+            with traced_rpc(method.__name__, request, grpc_context), recorded(method.__name__, grpc_context):
+                try:
+                    admit_rpc(self.access, method.__name__, grpc_context)
+                    check_size(request, self.plane.limits)
+                    route(grpc_context)
+                    answered = await method(self, request, patience_with(grpc_context, self.plane.limits))
+                    add_trailing_metadata(grpc_context, {**names_of_answer(), **rpc_succeeded()})
+                    current().status = OK
+                    return answered
+                except Exception as error:
+                    return refused(visible(error, grpc_context), grpc_context, response())
 
         # Serve reads the signature to see whether there is a grpc_context, and would look through the wrapper.
         del answer.__wrapped__
@@ -131,11 +138,25 @@ def refused(error: ApertureError, context: Context, response: Message) -> Messag
     Returned and not raised: an exception would be logged and counted as a failure of the replica.
     """
     count_refused(error.code)
+    note_failure(error)
+    if trace := rpc_failed(error):
+        add_trailing_metadata(context, trace)
     context.set_code(grpc.StatusCode[error.grpc_status])
     context.set_details(details_of(error))
     if isinstance(error, Overloaded) and error.retry_after_s is not None:
         add_trailing_metadata(context, {PUSHBACK: str(max(1, round(error.retry_after_s * 1000)))})
     return response
+
+
+def recorded(name: str, context: Context) -> AbstractContextManager[Record]:
+    """The record of an RPC of that name, or of one request of a stream of them."""
+    return opened(protocol_of_rpc(name), name, request_id_of(context))
+
+
+def note_failure(error: ApertureError) -> None:
+    record = current()
+    record.fail(error)
+    record.status = grpc.StatusCode[error.grpc_status].value[0]
 
 
 def route(context: Context, number: int = 0) -> None:

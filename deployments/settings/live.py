@@ -18,8 +18,11 @@ class VersionPolicy(Frozen):
     `latest: n` are the n highest that pass every step of loading, `specific` exactly these, `all` whatever passes.
     """
 
+    # How many of the highest.
     latest: Positive | None = None
+    # These and no others.
     specific: Annotated[tuple[Version, ...], Field(min_length=1)] | None = None
+    # Every one.
     all: Literal[True] | None = None
 
     @model_validator(mode="after")

@@ -23,11 +23,15 @@ OutputName = Literal["PROBABILITIES", "LOGITS"]
 class PreprocessingSpec(Frozen):
     """From any image to what a model was trained on. The default is torchvision's ImageNet evaluation transform."""
 
+    # Of the shorter side, before the crop; pixels.
     resize_size: Positive = 256
+    # Both sides of what the model sees; pixels.
     crop_size: Positive = 224
+    # Of the resize, as torchvision and Pillow name them.
     interpolation: Literal["bilinear", "bicubic", "lanczos", "box", "nearest"] = "bilinear"
     # Channel means and deviations of ImageNet's training set, as in torchvision.transforms._presets.
     mean: tuple[Finite, Finite, Finite] = (0.485, 0.456, 0.406)
+    # Of the channels, likewise.
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
     # "fast" decodes large JPEGs at a lower scale and resizes only what is kept: benchmarks.preprocess has the drift.
     fidelity: Literal["exact", "fast"] = "exact"
@@ -43,7 +47,9 @@ class PreprocessingSpec(Frozen):
 class Tolerance(Frozen):
     """How far an engine may be from eager float32 on the golden images, before the numeric guard refuses it."""
 
+    # The share of images for which both name the same class.
     top1_agreement: Annotated[float, Field(ge=0, le=1)] = 0.995
+    # Of one class, for any of the images.
     max_probability_difference: Annotated[float, Field(ge=0, le=1)] = 0.02
 
 
@@ -54,12 +60,17 @@ class ModelSettings(Frozen):
     torchvision's pretrained weights (downloaded once), or a local .safetensors or .pth file, then with `labels`.
     """
 
+    # In URLs, in metrics, and of the deployment.
     name: Name
+    # A directory with a version in each integer subdirectory.
     path: str | None = None
+    # Of torchvision, for weights without a directory.
     architecture: str | None = None
+    # Torchvision's name of them, or a local file.
     weights: str | None = None
     # A text file with one label a line, for weights from a file.
     labels: str | None = None
+    # For weights without a directory; null: torchvision's own for them.
     preprocessing: PreprocessingSpec | None = None
     # In place of the one in the model's preprocessing spec: "fast" trades exactness of the pixels for a quicker decode.
     fidelity: Literal["exact", "fast"] | None = None
@@ -75,6 +86,7 @@ class ModelSettings(Frozen):
     golden: str | None = None
     # A folder of at least 200 images by which int8 finds its ranges; by default the golden ones.
     calibration: str | None = None
+    # "auto": a GPU if the replica has one.
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # What the metadata of the tensor protocols announces, and they accept. Clients that send whatever is announced,
     # like Triton's image_client.py, need a single one.

@@ -29,6 +29,7 @@ Stage = Literal["shadow", "canary", "stable", "rolled_back"]
 class Shadow(Frozen):
     """Which version gets copies of what others answer. Nobody waits for it, and nobody gets its answers."""
 
+    # A version or a label.
     candidate: VersionRef
     # Of the images that another version has answered; fewer where real requests leave no room.
     share: Annotated[float, Field(gt=0, le=1)]
@@ -42,6 +43,7 @@ class Bounds(Frozen):
     # The greatest difference between the two probabilities of one label, for each image; mean and maximum of these.
     # Versions that were trained apart may differ by 1 on some image, so that the maximum binds only where it is set.
     max_mean_difference: Share = 0.05
+    # The maximum of these.
     max_difference: Share = 1.0
     # Images that the version itself failed on; what the service refuses, and what is too late, is not its fault.
     max_error_rate: Share = 0.01
@@ -53,14 +55,18 @@ class Bounds(Frozen):
 class Automatic(Frozen):
     """Which steps are taken without asking; of the others the log and the report say when they are due."""
 
+    # From the shadow.
     canary: bool = True
+    # From canary.
     stable: bool = True
+    # Of a canary that leaves its bounds.
     rollback: bool = True
 
 
 class Promotion(Frozen):
     """What a candidate must show before it gets requests, and then all of them."""
 
+    # The same as that of `shadow`.
     candidate: VersionRef
     # Of the requests that ask for no version, while the candidate is canary.
     canary_share: Annotated[float, Field(gt=0, lt=1)] = 0.1

@@ -20,8 +20,11 @@ Origin = Annotated[str, Field(pattern=r"^https?://([a-z0-9_.-]+|\[[0-9a-f:]+\])(
 class Limits(Frozen):
     """What a request may cost before it is refused."""
 
+    # Of a request, and of what a compressed one is inflated to.
     max_body_bytes: Positive = 10 * 2**20
+    # Of an image, width times height by its header.
     max_pixels: Positive = 50_000_000
+    # In one request.
     max_images: Positive = 64
     # Decoded pixels, which only Python handles send. With the file's headers it must fit into one message between
     # deployments, RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH (configs/ray.env).
@@ -44,6 +47,7 @@ class Admission(Frozen):
     Below these bounds a request is refused as soon as what is ahead of it would outlast its deadline.
     """
 
+    # That are let in and not answered yet.
     max_images: Positive = 512
     # Of bodies, and images that came otherwise, until they are answered.
     max_bytes: Positive = 256 * 2**20
@@ -82,6 +86,9 @@ class Pages(Frozen):
     docs: bool = True
     # / and what it shows.
     playground: bool = True
+    # POST /explain: another run of the network for each image, in eager float32 on a CPU core, by a process beside each
+    # replica that is asked, which takes 0.4 GB of memory on top of the weights (engines/explanation.py).
+    heat_maps: bool = True
     # Pages of which other origins may call the service ("https://example.org"); none unless named.
     cors_origins: tuple[Origin, ...] = ()
 
@@ -91,6 +98,7 @@ class Gathering(Frozen):
 
     # Calls in flight before images wait for one to return; at least one for each replica behind.
     max_calls: Positive = 4
+    # In one call.
     max_images: Positive = 16
     # A call must fit into RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH (configs/ray.env); a single image always goes.
     max_bytes: Positive = 16 * 2**20
@@ -103,4 +111,5 @@ class ImageUrls(Frozen):
     allowed_hosts: Annotated[tuple[HostPattern, ...], Field(min_length=1)]
     # http as well as https.
     allow_http: bool = False
+    # For one image, from the name of the host to the last byte.
     timeout_s: PositiveFloat = 5.0

@@ -106,15 +106,13 @@ async def statistics_of(plane: DataPlane, model: str, version: int | None = None
 def _of_version(model: str, version: int, statistics: ModelStatistics) -> dict[str, Any]:
     """ModelStatistics. The inferences are images, the executions batches."""
     durations = statistics.requests.durations()
-    # Nothing is cached, but Triton's own tools read the counts.
-    cache = {name: _duration(Total()) for name in ("cache_hit", "cache_miss")}
     return {
         "name": model,
         "version": str(version),
         "last_inference": statistics.requests.last_ms,
         "inference_count": statistics.inference_count,
         "execution_count": statistics.execution_count,
-        "inference_stats": {**{name: _duration(total) for name, total in durations.items()}, **cache},
+        "inference_stats": {name: _duration(total) for name, total in durations.items()},
         "batch_stats": [_of_batches(size, total) for size, total in sorted(statistics.batches.by_size.items())],
     }
 

@@ -22,11 +22,14 @@ from deployments.protocols.oip.grpc_messages import parse_request, render_respon
 from deployments.protocols.oip.inference import infer
 from deployments.protocols.patience import Patience
 from deployments.protocols.rpc import (
+    OK,
     Context,
     Rpcs,
     check_size,
     details_of,
+    note_failure,
     patience_with,
+    recorded,
     refused,
     route,
     rpc,
@@ -34,6 +37,8 @@ from deployments.protocols.rpc import (
     unserved,
     visible,
 )
+from deployments.protocols.traced import rpc_failed, rpc_succeeded, traced_rpc
+from deployments.records import current
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -109,18 +114,25 @@ class InferenceRpcs(Rpcs):
         numbers = count(1)
 
         async def answer(one: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
+            with traced_rpc("ModelStreamInfer", one, grpc_context), recorded("ModelStreamInfer", grpc_context):
+                return await answer_in_turn(one)
+
+        async def answer_in_turn(one: pb.ModelInferRequest) -> pb.ModelStreamInferResponse:
             try:
                 admit_rpc(self.access, "ModelStreamInfer", grpc_context)
                 check_size(one, self.plane.limits)
                 route(grpc_context, next(numbers))
                 response = await _infer(self.plane, one, patience_with(grpc_context, self.plane.limits))
-            except Exception as error:
+            except Exception as err:
+                error = visible(err, grpc_context)
+                note_failure(error)
+                rpc_failed(error)
                 response = pb.ModelInferResponse(model_name=one.model_name, id=one.id)
-                return pb.ModelStreamInferResponse(
-                    error_message=details_of(visible(error, grpc_context)), infer_response=response
-                )
+                return pb.ModelStreamInferResponse(error_message=details_of(error), infer_response=response)
             # Each request has one response; clients of models that have many look for the end.
             response.parameters["triton_final_response"].bool_param = True
+            rpc_succeeded()
+            current().status = OK
             return pb.ModelStreamInferResponse(infer_response=response)
 
         try:
@@ -130,7 +142,8 @@ class InferenceRpcs(Rpcs):
                 async for response in answers:
                     yield response
         except Exception as error:  # The stream itself has failed.
-            refused(visible(error, grpc_context), grpc_context, None)
+            with recorded("ModelStreamInfer", grpc_context):
+                refused(visible(error, grpc_context), grpc_context, None)
             raise
 
     SystemSharedMemoryStatus = unserved("SystemSharedMemoryStatus", pb.SystemSharedMemoryStatusResponse)

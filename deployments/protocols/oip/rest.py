@@ -6,7 +6,6 @@ percent-encoded one is a model that is not there.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from itertools import chain
 from typing import Any
@@ -19,7 +18,6 @@ from deployments.errors import BadRequest
 from deployments.messages import DataPlane, ModelInfo
 from deployments.protocols.addressing import chosen, described
 from deployments.protocols.encoding import compress, read_body
-from deployments.protocols.http import record_stages
 from deployments.protocols.json_bodies import parse_json, quoted
 from deployments.protocols.oip import contract
 from deployments.protocols.oip.inference import infer
@@ -104,9 +102,7 @@ async def _infer(plane: DataPlane, request: Request) -> Response:
     # Not before: a body takes its time, and versions go.
     info = chosen(plane, *asked)
     parsed = parse_request(body, request.headers.get(HEADER), info, plane.check_count)
-    admission_s = time.monotonic() - request.state.started
     answer = await infer(plane, info, parsed.infer, request.state.patience.left_s(parsed.infer.timeout_s))
-    record_stages(request, admission_s, answer.outcomes)
     return compress(render_response(answer, parsed.binary), request.headers.get("accept-encoding", ""))
 
 

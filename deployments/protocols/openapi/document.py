@@ -8,12 +8,12 @@ import orjson
 
 from deployments.messages import ModelInfo
 from deployments.protocols.oip.contract import server_metadata
-from deployments.protocols.openapi import comparison, huggingface, oip, predict, tfserving
+from deployments.protocols.openapi import administration, comparison, huggingface, oip, playground, predict, tfserving
 from deployments.protocols.openapi.parts import Models, Paths, Schemas, components
 from deployments.protocols.openapi.security import ask_for_keys
 
 # In the order of the page.
-FAMILIES: Final = (predict, oip, comparison, tfserving, huggingface)
+FAMILIES: Final = (predict, playground, oip, administration, comparison, tfserving, huggingface)
 DESCRIPTION: Final = """Image classification: encoded images in, labels out. Every response has an x-request-id and
 Server-Timing; every error is JSON with error, code and request_id."""
 

@@ -32,8 +32,10 @@ BYTES: Final = "application/octet-stream"
 # Of every status but success; errors.py says when.
 ERRORS: Final = {
     400: "The request is not what the protocol expects, or names an image URL that is not allowed.",
-    404: "There is no such model, or no such version or label of it.",
+    403: "The caller may not do this; a page in a browser, for instance, where no API keys are asked for.",
+    404: "There is no such model, or no such version or label of it; or the operator has switched this off.",
     408: "There was no answer in time.",
+    409: "No heat map can be made of this version.",
     413: "The body is too large, or has too many images.",
     415: "The image has a format, or the body a coding, that is not accepted.",
     422: "The image is corrupt, too large in pixels, or otherwise refused.",
@@ -136,6 +138,8 @@ TIMEOUT: Final = parameter(
     "Seconds from the arrival of the request, at most those of the service; the answer after that is 408.",
 )
 
+TOP_K: Final = parameter("top_k", "query", {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": 5})
+
 ROUTING: Final = parameter(
     ROUTING_KEY,
     "header",
@@ -173,7 +177,7 @@ IMAGE: Final[Schema] = {**BINARY, "description": "An encoded image, for instance
 
 HEADERS: Final = {
     "x-request-id": {"description": "The id of the request, also in the log; the client's, if it sent one."},
-    "Server-Timing": {"description": "admission, preprocess, queue, inference and total, in milliseconds."},
+    "Server-Timing": {"description": "admission, preprocess, queue, inference, response, and their total, in ms."},
 }
 VERSION_HEADERS: Final = {
     MODEL_VERSION: {"description": "The version of the model that this is of."},

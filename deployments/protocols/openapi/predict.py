@@ -14,6 +14,7 @@ from deployments.protocols.openapi.parts import (
     ROUTING,
     TEXT,
     TIMEOUT,
+    TOP_K,
     Models,
     Paths,
     Schema,
@@ -22,7 +23,6 @@ from deployments.protocols.openapi.parts import (
     an_object,
     content,
     operation,
-    parameter,
     reference,
 )
 
@@ -36,7 +36,6 @@ FLOATS: Final = [[[1, 0], [0, 1]], [[0, 1], [0, 1]], [[0, 0], [1, 0]]]
 
 
 def paths(models: Models) -> Paths:
-    top_k = parameter("top_k", "query", {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": 5})
     predict = operation(
         "predict",
         "predict",
@@ -44,7 +43,7 @@ def paths(models: Models) -> Paths:
         content({"anyOf": [reference("Predictions"), reference("Results"), reference("Logits")]})
         | content(TEXT, "application/x-ndjson"),
         (*INFERENCE, 424),
-        parameters=[*models.in_query(), top_k, ROUTING, TIMEOUT],
+        parameters=[*models.in_query(), TOP_K, ROUTING, TIMEOUT],
         names_version=True,
         body=_bodies(),
         description=DESCRIPTION,
