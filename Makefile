@@ -8,7 +8,13 @@ BIN := .venv/bin
 MINUTES ?= 30
 SECONDS ?= 60
 
-.PHONY: help setup serve test test-nodes test-soak chaos soak fuzz check lint model bench bench-autoscale bench-overload bench-versions proto
+# What `make selftest` asks, and what `make tune` is to reach.
+URL ?= http://127.0.0.1:8000
+GRPC ?= 127.0.0.1:9000
+P99_MS ?= 100
+
+.PHONY: help setup serve selftest observe docs test test-nodes test-soak chaos soak fuzz check lint model tune bench bench-autoscale \
+	bench-offline bench-overload bench-versions proto
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do printf '  make %-15s %s\n' "$$target" "$$text"; done
@@ -25,10 +31,20 @@ endif
 serve: setup ## serve CONFIG (default configs/local.yaml) on 127.0.0.1:8000 until Ctrl-C
 	@$(BIN)/python -m scripts.serve $(CONFIG)
 
+selftest: setup ## ask the service at URL (and GRPC) what it promises, for a minute: protocols, limits, hostile files, deadlines
+	@$(BIN)/python -m benchmarks.selftest --url $(URL) --grpc $(GRPC)
+
+observe: setup ## Prometheus and Grafana, where they are installed, on the service that runs on this machine, until Ctrl-C
+	@$(BIN)/python -m scripts.observe
+
+docs: setup ## build the documentation into .cache/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Read .cache/site/index.html"
+
 # Those on a cluster one after the other, since they share its ports; each of the others needs nothing but itself.
 test: setup ## run the tests, those on a local Ray cluster included
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 tests/unit tests/fuzz
-	@$(BIN)/python -m pytest tests/commands tests/conformance tests/graph tests/chaos tests/versions
+	@$(BIN)/python -m pytest tests/commands tests/conformance tests/graph tests/browser tests/observability tests/chaos tests/versions
 
 test-nodes: setup ## run configs/gpu.yaml on several nodes of this machine, one of which dies (two minutes)
 	@$(BIN)/python -m pytest tests/nodes
@@ -66,11 +82,17 @@ bench: setup ## measure all of BENCH: costs, engines, decoders, latency, other s
 bench-autoscale: setup ## measure a step of load under LatencyPolicy and under Serve's own rule (12 minutes)
 	@$(BIN)/python -m benchmarks.autoscale
 
+tune: setup ## look for the settings with which CONFIG answers most within P99_MS milliseconds on this machine (half an hour)
+	@$(BIN)/python -m benchmarks.tune --config $(CONFIG) --p99-ms $(P99_MS)
+
+bench-offline: setup ## measure examples/offline_batch.py beside the service on the same cores (ten minutes)
+	@$(BIN)/python -m benchmarks.offline
+
 bench-overload: setup ## offer Aperture and other servers up to four times what they can do, and large bodies (half an hour)
 	@$(BIN)/python -m benchmarks.overload
 	@$(BIN)/python -m benchmarks.large_bodies
 
-bench-versions: setup ## change a model's versions under load, and check every answer (five minutes)
+bench-versions: setup ## change a model's versions under load, and check every answer (ten minutes)
 	@$(BIN)/python -m benchmarks.versions
 
 proto: setup ## generate the gRPC messages and stubs from proto/

@@ -33,7 +33,8 @@ if ! is_usable >/dev/null 2>&1; then
 fi
 
 echo "Installing the packages of pyproject.toml (the first time takes some minutes)"
-if ! .venv/bin/python -m pip install --disable-pip-version-check --editable '.[dev]'; then
+# What is imported is compiled then; to compile all that is installed takes more than a minute.
+if ! .venv/bin/python -m pip install --disable-pip-version-check --no-compile --editable '.[dev]'; then
     echo "The packages could not be installed; the reason stands above." >&2
     exit 1
 fi

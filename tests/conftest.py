@@ -33,9 +33,10 @@ HAPROXY_FOLDER = tempfile.mkdtemp(prefix="haproxy-")
 atexit.register(shutil.rmtree, HAPROXY_FOLDER, ignore_errors=True)
 os.environ.update(haproxy_folder(HAPROXY_FOLDER))
 
-# One for the whole session, so that the engines of the bundled model are measured once.
-os.environ["APERTURE_CACHE"] = tempfile.mkdtemp(prefix="aperture-tests-")
-atexit.register(shutil.rmtree, os.environ["APERTURE_CACHE"], ignore_errors=True)
+# One for the whole session, its worker processes included, so that the engines of the bundled model are measured once.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["APERTURE_CACHE"] = tempfile.mkdtemp(prefix="aperture-tests-")
+    atexit.register(shutil.rmtree, os.environ["APERTURE_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

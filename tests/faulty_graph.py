@@ -55,7 +55,7 @@ def png(colour: tuple[int, int, int]) -> bytes:
 
 class FaultyEngine(DummyEngine):
     def __init__(self, settings: ModelSettings, version: int | None) -> None:
-        super().__init__(settings)
+        super().__init__(settings, version)
         self.is_broken = False
         self.failed_once = False
         self.delay_s = 0.0

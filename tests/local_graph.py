@@ -21,6 +21,8 @@ from tests.awaiting import await_condition, free_port, is_ready
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY_TIMEOUT_S = 180.0
 SLOW_S = 0.4
+# Where the graph sends the spans of requests that ask for some (sample_ratio 0); nobody listens but in test_traces.py.
+COLLECTOR_PORT = free_port()
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ def graph_config() -> dict[str, Any]:
     config = local_config()
     application = config["applications"][0]
     application["args"]["administration"] = {"enabled": True}
+    traces = {"endpoint": f"http://127.0.0.1:{COLLECTOR_PORT}", "sample_ratio": 0}
+    application["args"]["telemetry"] = {"traces": traces}
     application["args"]["models"] += [
         {"name": "colours", "engine": "dummy"},
         {"name": "slow", "engine": "dummy", "max_batch_size": 1},
@@ -95,6 +99,8 @@ def running_cluster() -> Iterator[Graph]:
         log_to_driver=False,
         object_store_memory=200 * 2**20,
         namespace="serve",
+        # Ten seconds by default, which tests of what Prometheus gets would wait for.
+        _system_config={"metrics_report_interval_ms": 3000},
     )
     serve.start(
         http_options={**config["http_options"], "port": http_port},

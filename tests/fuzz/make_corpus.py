@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.hostile_files import SMALL, in_jpeg, segment
+from benchmarks.image_files import PNG_GREY, encode, noise, png, png_chunk, tiff, webp_of_one_colour
 from deployments.protocols.generated import inference_pb2 as oip
 from deployments.protocols.generated import tensorflow_pb2 as tf
 from tests.fuzz.__main__ import CORPUS
-from tests.unit.hostile import SMALL, in_jpeg, segment
-from tests.unit.pictures import PNG_GREY, encode, noise, png, png_chunk, tiff, webp_of_one_colour
 
 MOST_BYTES = 3000
 MODES = ("RGB", "L", "P", "RGBA", "CMYK", "1")

@@ -15,11 +15,12 @@ import grpc
 import httpx
 import pytest
 
+from benchmarks.hostile_files import SMALL
 from deployments.protocols.generated import inference_pb2 as oip
 from deployments.protocols.generated import inference_pb2_grpc
 from tests.local_graph import Graph
 from tests.reference import picture
-from tests.unit.hostile import SLOW, SMALL
+from tests.unit.hostile import SLOW
 
 STAR = picture("star")
 # A normal request is answered in milliseconds; on a busy machine, all of the tests' processes are on two cores.

@@ -15,6 +15,7 @@ from deployments.comparison import Comparisons
 from deployments.errors import ApertureError, BadRequest, CorruptImage, TooManyImages, UnknownModel
 from deployments.messages import (
     Answer,
+    Explanation,
     ImageInput,
     Logits,
     ModelInfo,
@@ -25,11 +26,12 @@ from deployments.messages import (
     routing_key,
 )
 from deployments.promotion import Report
-from deployments.protocols import huggingface
+from deployments.protocols import explain, huggingface
 from deployments.protocols.http import asgi_app
 from deployments.protocols.oip import rest as oip_rest
 from deployments.protocols.predict import DEFAULT_TOP_K, routes
 from deployments.protocols.tfserving import rest as tfserving_rest
+from deployments.records import current
 from deployments.settings import InputName, Limits, LiveSettings, PreprocessingSpec
 from deployments.statistics import BatchStatistics, ModelStatistics, RequestStatistics, Total
 
@@ -94,9 +96,12 @@ class BytesPlane:
         self.check_count(len(images))
         self.images.extend(image for image in images if not isinstance(image, ApertureError))
         self.timeouts_s.append(timeout_s)
+        current().admitted([len(image) if isinstance(image, bytes) else 0 for image in images], [0.0] * len(images))
         if self._failure is not None:
             raise self._failure
-        return [self._answer(image, info, number) for number, image in enumerate(images)]
+        answers = [self._answer(image, info, number) for number, image in enumerate(images)]
+        current().answered(answers)
+        return answers
 
     async def classify_each(
         self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float | None = None
@@ -105,6 +110,17 @@ class BytesPlane:
         answers = await self.classify(images, info, timeout_s)
         for index in reversed(range(len(answers))):
             yield index, answers[index]
+
+    async def explain(
+        self, image: bytes, info: ModelInfo, index: int | None, timeout_s: float | None = None
+    ) -> Explanation:
+        """Hot in the upper left corner of four by three places."""
+        (answer,) = await self.classify([image], info, timeout_s)
+        if isinstance(answer, ApertureError):
+            raise answer
+        heat = np.zeros((3, 4), np.float32)
+        heat[0, 0] = 1
+        return Explanation(answer, int(answer.logits.argmax()) if index is None else index, heat)
 
     async def fetch(self, url: str) -> bytes | ApertureError:
         return f"fetched from {url}".encode() if url.startswith("https://") else BadRequest("not https")
@@ -162,7 +178,7 @@ def send(
 ) -> httpx.Response:
     plane = plane or BytesPlane()
     limits = limits or Limits(max_body_bytes=max_body_bytes)
-    protocols = (routes, oip_rest.routes, tfserving_rest.routes, huggingface.routes)
+    protocols = (routes, oip_rest.routes, tfserving_rest.routes, huggingface.routes, explain.routes)
     app = asgi_app([route for each in protocols for route in each(plane)], limits, request_id=lambda: "test-id")
 
     async def exchange() -> httpx.Response:

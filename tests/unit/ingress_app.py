@@ -1,6 +1,7 @@
 """The real Ingress' own application, in front of bytes: HTTP without a graph behind."""
 
 import asyncio
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,8 +10,15 @@ from starlette.applications import Starlette
 from deployments.access import AccessControl
 from deployments.administration import ModelAdmin
 from deployments.ingress import Ingress
+from deployments.live_figures import LiveView, Polled
+from deployments.recent import RecentRequests
 from deployments.settings import Access, Pages
 from tests.unit.bytes_plane import BytesPlane
+
+
+async def nothing_yet(end: int) -> Polled:
+    """Of one replica that has answered nothing."""
+    return Polled([RecentRequests().minute_before(end)], [Counter()], {"Ingress": 1, "Preprocessor": 1, "shapes": 1})
 
 
 class StartingPlane(BytesPlane):
@@ -30,5 +38,6 @@ def service(
         _pages=pages or Pages(),
         access=access or AccessControl(Access()),
         admin=ModelAdmin({}, {}, lambda model: asyncio.sleep(0), enabled=False),
+        live=LiveView(nothing_yet),
     )
     return Ingress.__serve_build_asgi_app__(cast("Any", ingress))

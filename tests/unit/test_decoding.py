@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.image_files import encode, noise
 from deployments import decoding
 from deployments.decoding import Decoded, Decoders
 from deployments.errors import (
@@ -26,10 +27,10 @@ from deployments.errors import (
     UnsupportedFormat,
 )
 from deployments.imaging import preprocess
+from deployments.metrics import DECODERS_STOPPED
 from deployments.settings import Limits, PreprocessingSpec
 from tests.awaiting import await_condition
 from tests.unit.hostile import SLOW
-from tests.unit.pictures import encode, noise
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = PreprocessingSpec(resize_size=64, crop_size=56)
@@ -167,9 +168,15 @@ def test_a_process_knows_no_secret_and_can_open_nothing(decoders: Decoders, monk
 # Stopped
 
 
+def stopped(reason: str) -> float:
+    return sum(sample.value for sample in DECODERS_STOPPED.samples() if sample.labels == {"reason": reason})
+
+
 def test_a_decode_that_takes_longer_than_its_limit_is_stopped_and_fails_alone() -> None:
     decoders = Decoders(Limits(decode_timeout_s=0.2), threads=1)
+    before = stopped("too_slow")
     outcome = decoded(decoders, SLOW_FILE).outcome
+    assert stopped("too_slow") == before + 1
     assert isinstance(outcome, DecodeTimedOut)
     assert str(outcome) == "The image takes more than 0.2 s to decode."
     assert isinstance(decoded(decoders, WEBP).outcome, np.ndarray)
@@ -265,7 +272,9 @@ def test_a_decoder_that_crashes_refuses_its_image_alone(crash: signal.Signals) -
         behind = await decoders.preprocess(WEBP, SPEC, time.monotonic() + LONG_S)
         assert isinstance(behind.outcome, np.ndarray)
 
+    before = stopped("crashed")
     outcome = while_busy(Limits(decode_timeout_s=LONG_S), die).outcome
+    assert stopped("crashed") == before + 1
     assert isinstance(outcome, CorruptImage)
     assert str(outcome) == "The image cannot be decoded."
 

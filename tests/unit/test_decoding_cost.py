@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.hostile_files import frames, in_jpeg, in_png, jpeg_frame, png_header, png_of, segment
+from benchmarks.image_files import encode, noise, png_chunk
 from deployments.decode_cost import SHORT_BYTES, SHORT_PIXELS, count_scans, is_short
 from deployments.imaging import preprocess
 from deployments.settings import Limits, PreprocessingSpec
-from tests.unit.hostile import SLOW, frames, in_jpeg, in_png, jpeg_frame, png_header, png_of, segment
-from tests.unit.pictures import encode, noise, png_chunk
+from tests.unit.hostile import SLOW
 
 SPEC = PreprocessingSpec()
 JPEG, PNG = encode(noise(500, 375), "JPEG"), encode(noise(300, 200), "PNG")

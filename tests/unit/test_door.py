@@ -9,6 +9,7 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Message
 
+from deployments import records
 from deployments.access import AccessControl
 from deployments.admission import Admission
 from deployments.edge import Edge
@@ -84,6 +85,20 @@ def test_what_cannot_be_done_in_time_is_refused_with_when_to_come_again(at_the_e
     assert response.headers["server-timing"].startswith("admission;dur=")
     assert response.headers["x-content-type-options"] == "nosniff"
     assert service.plane.images == []
+
+
+@both
+def test_a_request_that_is_refused_at_the_door_has_one_line(at_the_edge: bool) -> None:
+    lines: list[dict[str, Any]] = []
+    service = Service("shapes", at_the_edge=at_the_edge)
+    records.write_to(lines.append)
+    try:
+        service.ask(headers=IN_A_SECOND)
+    finally:
+        records.write_to(None)
+    (line,) = lines
+    assert (line["protocol"], line["outcome"], line["status"], line["images"]) == ("predict", "overloaded", 503, 0)
+    assert sum(line["stages_ms"].values()) == line["total_ms"] == line["stages_ms"]["admission"]
 
 
 @both

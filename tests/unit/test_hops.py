@@ -14,6 +14,7 @@ from deployments import deadlines
 from deployments.errors import ApertureError, DeadlineExceeded, InferenceFailed, ModelNotReady
 from deployments.hops import Hops
 from deployments.messages import ModelInfo, Pixels, Scores
+from deployments.metrics import LOST_CALLS
 from deployments.settings import ModelSettings, PreprocessingSpec, Settings
 from tests.unit.devices import in_loop
 
@@ -225,10 +226,16 @@ def test_another_failure_of_a_call_is_not_repeated() -> None:
     in_loop(test())
 
 
+def lost(place: str) -> float:
+    return sum(sample.value for sample in LOST_CALLS.samples() if sample.labels == {"place": place})
+
+
 def test_a_lost_call_to_the_preprocessor_is_repeated() -> None:
     async def test() -> None:
         hops = hops_to(preprocessor=Preprocessors([unavailable(), image(7)]))
+        before = lost("preprocessor")
         pixels = await hops.preprocess(b"encoded", deadlines.after(10))
+        assert lost("preprocessor") == before + 1
         assert not isinstance(pixels, ApertureError)
         assert value_of(pixels) == 7
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.hostile_files import JPEG, PICTURE, SMALL
 from deployments.decode_cost import is_short
 from deployments.decoder_process import DecoderProcess
 from deployments.errors import ApertureError, DecodeTimedOut
 from deployments.imaging import preprocess
 from deployments.messages import Pixels
 from deployments.settings import Limits, PreprocessingSpec
-from tests.unit.hostile import JPEG, PICTURE, SLOW, SMALL
+from tests.unit.hostile import SLOW
 
 # As in the service.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -222,8 +222,13 @@ def timings(response: httpx.Response) -> dict[str, float]:
 
 def test_every_stage_of_an_answer_is_timed_in_milliseconds() -> None:
     stages = timings(predict(content=b"photo"))
-    assert list(stages) == ["admission", "preprocess", "queue", "inference", "total"]
+    assert list(stages) == ["admission", "preprocess", "queue", "inference", "response", "total"]
     assert (stages["preprocess"], stages["queue"], stages["inference"]) == (10.0, 2.0, 3.0)
+
+
+def test_the_stages_add_up_to_the_total() -> None:
+    stages = timings(predict(content=b"photo"))
+    assert round(sum(stages.values()) - stages["total"], 2) == stages["total"]
 
 
 def test_the_slowest_of_several_images_is_timed() -> None:
@@ -250,7 +255,7 @@ def test_without_an_answer_the_stages_behind_admission_are_zero() -> None:
 def test_an_error_is_timed_too(path: str, content: bytes, failure: Exception | None) -> None:
     response = send("POST", path, BytesPlane(failure), content=content)
     assert response.is_error
-    assert list(timings(response)) == ["admission", "preprocess", "queue", "inference", "total"]
+    assert list(timings(response)) == ["admission", "preprocess", "queue", "inference", "response", "total"]
 
 
 def test_a_timeout_of_something_else_is_an_internal_error_and_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.image_files import PNG_PALETTE, PNG_RGB, encode, jpeg_header, noise, png
 from deployments.errors import ApertureError, CorruptImage, UnsupportedFormat
 from deployments.imaging import decode, preprocess
 from deployments.settings import Limits, PreprocessingSpec
-from tests.unit.pictures import PNG_PALETTE, PNG_RGB, encode, jpeg_header, noise, png
 
 # Pillow warns of some of what is wrong; here it is to go on, as it does where warnings are not errors.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
+from benchmarks.image_files import encode, jpeg_header, noise
 from deployments import imaging, resizing
 from deployments.errors import ApertureError, CorruptImage, TooManyPixels
 from deployments.imaging import preprocess
 from deployments.settings import Limits, PreprocessingSpec
-from tests.unit.pictures import encode, jpeg_header, noise
 from tests.unit.test_imaging_orientation import ORIENTATIONS, exif
 
 FAST = PreprocessingSpec(fidelity="fast")

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.image_files import TIFF_SHORT, encode, noise, tiff
 from deployments.imaging import decode, preprocess
 from deployments.messages import Pixels
 from deployments.settings import Limits, PreprocessingSpec
-from tests.unit.pictures import TIFF_SHORT, encode, noise, rgb, tiff
+from tests.unit.pictures import rgb
 
 ORIENTATION = 274
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
+from benchmarks.image_files import encode, noise
 from deployments.imaging import preprocess
 from deployments.messages import Pixels
 from deployments.settings import Limits, PreprocessingSpec
-from tests.unit.pictures import encode, noise
 
 IMAGENET = PreprocessingSpec()
 SPECS = {

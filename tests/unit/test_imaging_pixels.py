@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deployments.errors import UnsupportedPixels
-from deployments.imaging import decode
-from deployments.messages import Pixels
-from deployments.settings import Limits
-from tests.unit.pictures import (
+from benchmarks.image_files import (
     PNG_GREY,
     PNG_GREY_ALPHA,
     PNG_PALETTE,
@@ -18,12 +14,15 @@ from tests.unit.pictures import (
     PNG_RGB_ALPHA,
     TIFF_SHORT,
     encode,
-    flat,
     png,
     png_chunk,
-    rgb,
     tiff,
 )
+from deployments.errors import UnsupportedPixels
+from deployments.imaging import decode
+from deployments.messages import Pixels
+from deployments.settings import Limits
+from tests.unit.pictures import flat, rgb
 
 BACKGROUND = (10, 20, 30)
 WHITE = (255, 255, 255)

@@ -15,24 +15,23 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from deployments.errors import AnimatedImage, ImageRefused, TooManyPixels, UnsupportedFormat, UnsupportedPixels
-from deployments.imaging import decode, open_checked, preprocess
-from deployments.settings import Limits, PreprocessingSpec
-from tests.unit.pictures import (
+from benchmarks.image_files import (
     PNG_RGB,
     TIFF_LONG,
     bmp_header,
     encode,
-    flat,
     gif,
     jpeg_header,
     noise,
     png_chunk,
-    rgb,
     tiff,
     webp,
     webp_of_one_colour,
 )
+from deployments.errors import AnimatedImage, ImageRefused, TooManyPixels, UnsupportedFormat, UnsupportedPixels
+from deployments.imaging import decode, open_checked, preprocess
+from deployments.settings import Limits, PreprocessingSpec
+from tests.unit.pictures import flat, rgb
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_BYTE_COUNTS, COMPRESSION = 322, 323, 324, 325, 259

@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.image_files import encode, noise
 from deployments.errors import ApertureError
 from deployments.imaging import preprocess
 from deployments.settings import Limits, PreprocessingSpec
 from tests.unit.bytes_plane import BytesPlane, base64_of, send
 from tests.unit.ingress_app import service
-from tests.unit.pictures import encode, noise
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,14 +1,6 @@
 """The import rule of deployments/__init__.py, read off the source: imports go down only, and never sideways.
 
-    (0) errors, messages, resizing, settings, statistics, deadlines, draining, dimensions, histograms
-    (1) imaging, decoding, batching, gathering, fetching, repository, workload, metrics, admission, access, watchdog,
-        weight_files, versions, catalogue, answer_keys, answer_cache, differences, comparison,
-        promotion
-    (2) engines, protocols   (3) autoscaling, routing, hops, model_client, dataplane, edge, served, preparation,
-        administration, shadowing, promotion_driver, trial_metrics, candidacy
-    (4) ingress, preprocessor, classifier   (5) graph
-
-Model libraries stay inside engines, and Ray at levels 3 and up and in metrics.
+Model libraries stay inside engines, and Ray at levels 3 and up and in instruments.
 """
 
 import ast
@@ -24,16 +16,19 @@ ROOT = Path(__file__).resolve().parents[2]
 LEVELS = {
     "deployments": 0,
     **dict.fromkeys(("errors", "messages", "resizing", "settings", "statistics", "deadlines", "draining"), 0),
-    **dict.fromkeys(("dimensions", "histograms"), 0),
+    **dict.fromkeys(("dimensions", "histograms", "instruments", "trace_context"), 0),
     **dict.fromkeys(("imaging", "metrics", "batching", "gathering", "fetching", "repository", "weight_files"), 1),
     **dict.fromkeys(("workload", "admission", "access", "watchdog", "versions", "catalogue"), 1),
     **dict.fromkeys(("answer_cache", "answer_keys", "differences", "comparison", "promotion"), 1),
+    **dict.fromkeys(("recent", "live_figures", "seen_area"), 1),
     **dict.fromkeys(("decode_cost", "decoder", "decoder_process", "decoding"), 1),
+    **dict.fromkeys(("records", "request_log", "batch_metrics", "version_metrics"), 1),
+    **dict.fromkeys(("tracing", "spans", "work_spans"), 1),
     **dict.fromkeys(("engines", "protocols"), 2),
     **dict.fromkeys(
-        ("autoscaling", "routing", "hops", "dataplane", "edge", "model_client", "served", "preparation"), 3
+        ("autoscaling", "routing", "hops", "dataplane", "edge", "model_client", "image_way", "served", "preparation"), 3
     ),
-    **dict.fromkeys(("administration", "shadowing", "promotion_driver", "trial_metrics", "candidacy"), 3),
+    **dict.fromkeys(("administration", "shadowing", "promotion_driver", "trial_metrics", "candidacy", "live_poll"), 3),
     **dict.fromkeys(("ingress", "preprocessor", "classifier"), 4),
     "graph": 5,
 }
@@ -45,15 +40,25 @@ SIDEWAYS = {
     # What decodes in another process is what decodes.
     "imaging": {"decode_cost"},
     "decoder": {"imaging"},
-    "decoder_process": {"decoder"},
+    "decoder_process": {"decoder", "metrics"},
     "decoding": {"decode_cost", "decoder_process", "imaging", "metrics"},
     "batching": {"metrics"},
     "gathering": {"metrics"},
+    "records": {"metrics", "tracing"},
+    # Where traces are on, and not before.
+    "tracing": {"spans"},
+    "work_spans": {"spans", "tracing"},
+    "request_log": {"metrics"},
+    "batch_metrics": {"metrics"},
+    "version_metrics": {"metrics"},
     "admission": {"metrics"},
     "answer_cache": {"answer_keys", "metrics"},
     "model_client": {"hops"},
-    "dataplane": {"hops", "model_client", "candidacy"},
+    "image_way": {"hops", "model_client", "candidacy"},
+    "dataplane": {"hops", "model_client", "candidacy", "image_way"},
     "comparison": {"differences"},
+    "live_figures": {"recent"},
+    "live_poll": {"hops"},
     "promotion": {"comparison"},
     "candidacy": {"hops", "model_client", "promotion_driver", "shadowing", "trial_metrics"},
     "preparation": {"served"},
@@ -62,6 +67,7 @@ SIDEWAYS = {
 PACKAGES = {"engines", "protocols", "settings"}
 # What the rest of the graph may know of the engines when it is imported.
 ENGINE_SEAM = {
+    "deployments.engines.explanation",
     *("deployments.engines", "deployments.engines.base", "deployments.engines.memory", "deployments.engines.rehearsal"),
 }
 MODEL_LIBRARIES = {
@@ -150,7 +156,7 @@ def _fault(importer: str, imported: Import) -> str | None:
 def _fault_of_library(importer: str, library: str) -> str | None:
     if library in MODEL_LIBRARIES and importer != "engines":
         return "model libraries stay inside engines"
-    if library == "ray" and importer != "metrics" and LEVELS[importer] < 3:
+    if library == "ray" and importer != "instruments" and LEVELS[importer] < 3:
         return "Ray stays at levels 3 and up"
     return None
 
@@ -193,6 +199,12 @@ def test_model_libraries_are_loaded_only_when_an_engine_is_created(name: str) ->
     loaded = loaded_with(name)
     assert {"numpy", "deployments.engines.base"} <= loaded  # The walk gets there.
     assert loaded & MODEL_LIBRARIES == set()
+
+
+def test_opentelemetry_is_loaded_only_where_traces_are_on() -> None:
+    loaded = loaded_with("graph")
+    assert {"deployments.tracing", "deployments.work_spans"} <= loaded  # The walk gets there.
+    assert loaded & {"deployments.spans", "opentelemetry"} == set()
 
 
 def test_the_graphs_annotations_are_not_strings() -> None:
@@ -258,7 +270,7 @@ ALLOWED = {
     "an engine when it is created": ("graph", "def build():\n    from deployments.engines.dummy import DummyEngine"),
     "a model library in an engine": ("deployments.engines.sources", "import torch"),
     "Ray in a deployment": ("deployments.preprocessor", "from ray import serve"),
-    "Ray in the metrics": ("deployments.metrics", "from ray.serve.metrics import Counter"),
+    "Ray in the instruments": ("deployments.instruments", "from ray.serve.metrics import Counter"),
     "any other library": ("deployments.errors", "import numpy, torchlight, raymond"),
 }
 

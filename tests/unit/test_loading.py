@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from deployments.engines.artefacts import Artefacts
 from deployments.engines.base import Images
 from deployments.engines.loading import KNOWN_TO_PASS_IMAGES, Refused, load
 from deployments.engines.registry import Choice
+from deployments.metrics import GUARD_VERDICTS
 from deployments.settings import ModelSettings
 from examples.shape_pictures import LABELS as SHAPES
 from examples.shape_pictures import draw_shape
@@ -77,6 +79,22 @@ def test_a_choice_that_is_known_to_pass_is_not_refused_for_a_few_images(
     registry.add("torch", misses_the_first, precisions=("bf16",))
     assert sum(compared(asked_for, Choice("torch", "bf16"))) == GOLDEN_IMAGES
     assert sum(compared(asked_for, Choice("torch", "bf16"))) == KNOWN_TO_PASS_IMAGES + GOLDEN_IMAGES
+
+
+def test_every_verdict_of_the_guard_is_counted(tiny_path: Path, registry: Registry) -> None:
+    def verdicts() -> Counter[str]:
+        counted: Counter[str] = Counter()
+        for sample in GUARD_VERDICTS.samples():
+            counted[sample.labels["verdict"]] += int(sample.value)
+        return counted
+
+    before = verdicts()
+    registry.add("torch")
+    load(Artefacts(settings(tiny_path)), TORCH, "cpu")
+    registry.add("torch", wrong)
+    with pytest.raises(Refused):
+        load(Artefacts(settings(tiny_path)), TORCH, "cpu")
+    assert verdicts() - before == Counter(passed=1, refused=1)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])

@@ -92,7 +92,7 @@ def test_what_is_no_origin_stops_the_start(origin: str) -> None:
 
 def test_the_production_config_shows_no_pages_and_no_config_reflects() -> None:
     production = yaml.safe_load((ROOT / "configs/production.yaml").read_text())
-    assert production["applications"][0]["args"]["pages"] == {"docs": False}
+    assert production["applications"][0]["args"]["pages"] == {"docs": False, "playground": False, "heat_maps": False}
     for path in sorted((ROOT / "configs").glob("*.yaml")):
         grpc_options = yaml.safe_load(path.read_text()).get("grpc_options", {"enable_reflection": False})
         assert grpc_options["enable_reflection"] is False, path.name

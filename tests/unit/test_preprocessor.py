@@ -5,11 +5,11 @@ import asyncio
 import numpy as np
 import pytest
 
+from benchmarks.image_files import encode, noise
 from deployments import decoding
 from deployments.errors import CorruptImage, DeadlineExceeded, UnsupportedFormat
 from deployments.preprocessor import Preprocessor
 from deployments.settings import Limits, PreprocessingSpec
-from tests.unit.pictures import encode, noise
 
 SPEC = PreprocessingSpec(resize_size=64, crop_size=56)
 PHOTOGRAPH = encode(noise(80, 60), "JPEG")

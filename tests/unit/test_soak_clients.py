@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 
 from benchmarks.http_client import Response, Target
+from benchmarks.image_files import encode, noise
 from benchmarks.soak.asking import WAYS
 from benchmarks.soak.census import SHARED_MEMORY, shared_memory, unused
 from benchmarks.soak.clients import BURST, Client, burster, http_caller, trickler
 from benchmarks.soak.ledger import Judgement, Ledger, judged
 from benchmarks.soak.misuse import Misuse, misuses
-from benchmarks.soak.questions import Question
+from benchmarks.soak.questions import MODEL, Question
 from benchmarks.soak.rude import leaver, misuser
 from benchmarks.soak.world import World
 from benchmarks.uploads import Uploaded, upload
 from deployments.messages import ImageInput
 from tests.unit.bytes_plane import LABELS, BytesPlane, probabilities_of, send
 from tests.unit.local_server import BUSY, HANG_UP, OK, Respond, serving
-from tests.unit.pictures import encode, noise
 
 TOO_LARGE = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -79,7 +79,7 @@ def test_a_refusal_among_answers_is_read_as_its_code(name: str) -> None:
 
 
 # BytesPlane decodes nothing: what only a decoder refuses is left to the soak itself.
-MISUSES = [bad for bad in misuses(QUESTIONS[0]) if bad.statuses != (422,) and bad.what != "a PDF"]
+MISUSES = [bad for bad in misuses(QUESTIONS[0].image, MODEL) if bad.statuses != (422,) and bad.what != "a PDF"]
 
 
 @pytest.mark.parametrize("bad", MISUSES, ids=lambda bad: bad.what)
