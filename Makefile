@@ -44,7 +44,7 @@ docs: setup ## build the documentation into .cache/site
 # Those on a cluster one after the other, since they share its ports; each of the others needs nothing but itself.
 test: setup ## run the tests, those on a local Ray cluster included
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 tests/unit tests/fuzz
-	@$(BIN)/python -m pytest tests/commands tests/conformance tests/graph tests/browser tests/observability tests/chaos tests/versions
+	@$(BIN)/python -m pytest tests/commands tests/conformance tests/graph tests/observability tests/browser tests/chaos tests/versions
 
 test-nodes: setup ## run configs/gpu.yaml on several nodes of this machine, one of which dies (two minutes)
 	@$(BIN)/python -m pytest tests/nodes
