@@ -24,7 +24,8 @@ COPY scripts/requirements.py scripts/
 # page on installing has the address); without it the image works, and is as big as the other one.
 FROM pins AS cpu-packages
 ARG CPU_TORCH_INDEX=""
-ARG CPU_EXTRAS=""
+# Of pyproject.toml: with "traces", telemetry.traces is a setting and no other image.
+ARG CPU_EXTRAS="traces"
 RUN python -m scripts.requirements "${CPU_EXTRAS}" > requirements.txt \
     && if [ -n "${CPU_TORCH_INDEX}" ]; then \
         grep -E '^torch(vision)?==' requirements.txt > torch.txt \
@@ -34,8 +35,8 @@ RUN python -m scripts.requirements "${CPU_EXTRAS}" > requirements.txt \
 
 
 FROM pins AS gpu-packages
-# Of pyproject.toml, for instance "tensorrt".
-ARG GPU_EXTRAS=""
+# As above, for instance "traces tensorrt".
+ARG GPU_EXTRAS="traces"
 RUN python -m scripts.requirements "${GPU_EXTRAS}" > requirements.txt \
     && pip install --no-cache-dir --requirement requirements.txt
 
