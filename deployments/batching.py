@@ -246,7 +246,8 @@ class MergeGate(Generic[Item, Result]):
         self.queue_s += sum(started - waiting.arrived for waiting in batch)
         failed = []
         for waiting, result in zip(batch, results, strict=True):
-            self._on_wait(waiting.item, started - waiting.arrived)
+            if not is_repeated:
+                self._on_wait(waiting.item, started - waiting.arrived)
             if isinstance(result, BaseException):
                 failed.append((waiting, result))
             elif not waiting.future.done():

@@ -177,7 +177,9 @@ class ServeDataPlane:
         if index >= len(info.labels):
             raise BadRequest(f"The model {info.name!r} has the classes 0 to {len(info.labels) - 1}, and no {index}.")
         left_s = deadlines.budget_s(deadline)
-        with self._admission.work(info.name, left_s, [megapixels_in(image)], len(image)):
+        with self._admission.work(info.name, left_s, [megapixels_in(image, self._limits)], len(image)) as (place,):
+            # It has its room, and is in nobody's way: a heat map says nothing of how soon images are answered.
+            place.end()
             async with within(left_s):
                 heat = await self._way.heat(image, info, index, deadline)
         if isinstance(heat, ApertureError):
@@ -215,7 +217,8 @@ class ServeDataPlane:
 
     def _admitted(self, images: Sequence[ImageInput | ApertureError], info: ModelInfo, timeout_s: float) -> Work:
         """A place for each image. Raises Overloaded."""
-        sizes_bytes, megapixels = [size_bytes(image) for image in images], [megapixels_in(image) for image in images]
+        sizes_bytes = [size_bytes(image) for image in images]
+        megapixels = [megapixels_in(image, self._limits) for image in images]
         current().admitted(sizes_bytes, megapixels)
         return self._admission.work(info.name, timeout_s, megapixels, sum(sizes_bytes))
 

@@ -37,6 +37,7 @@ class DrainRate:
         self.per_s: float | None = None
         self.is_proven = False
         self._in_hand = 0.0
+        self._items = 0
         self._drained = 0.0
         self._busy_s = 0.0
         self._held = 0.0  # What was in hand, times the seconds.
@@ -53,13 +54,15 @@ class DrainRate:
             self._last = now
         self._advance(now)
         self._in_hand += cost
+        self._items += 1
 
     def leave(self, cost: float, now: float) -> None:
         """Without an answer: what failed at once, or was given up, says nothing of the rate."""
         self._advance(now)
         self._in_hand -= cost
-        if self._in_hand < 1e-6:  # Costs are sums of floats.
-            self._in_hand = 0.0
+        self._items -= 1
+        if self._items == 0:
+            self._in_hand = 0.0  # Costs are floats, and their sums go amiss.
             self._pressed = -math.inf  # From here on it has less to do than it could.
 
     def answer(self, cost: float, now: float) -> None:

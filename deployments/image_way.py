@@ -139,10 +139,10 @@ def size_bytes(image: ImageInput | ApertureError) -> int:
     return 0 if isinstance(image, ApertureError) else _pixels_of(image).nbytes
 
 
-def megapixels_in(image: ImageInput | ApertureError) -> float:
-    """That are to be decoded, or resized."""
+def megapixels_in(image: ImageInput | ApertureError, limits: Limits) -> float:
+    """That are to be decoded, or resized. A header may say anything; what has more than may be is refused."""
     if isinstance(image, bytes):
-        return megapixels_of(image)
+        return min(megapixels_of(image), limits.max_pixels / 1e6)
     return 0.0 if isinstance(image, ApertureError) else _pixels_of(image).size / 3e6
 
 

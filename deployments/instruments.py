@@ -193,7 +193,10 @@ def hand_over() -> None:
     """To Ray, now."""
     with _handing_over:
         for instrument in _instruments:
-            instrument.hand_over()
+            try:
+                instrument.hand_over()
+            except Exception:  # It is not that of the others.
+                logger.exception("The metric %s could not be handed over to Ray", instrument.name)
 
 
 def _cumulative(counts: Sequence[int]) -> list[int]:
@@ -227,11 +230,9 @@ def _run_hand_over() -> None:
 
 
 def _keep_handing_over() -> None:
-    while not _ended.wait(_interval_s()):
-        try:
-            hand_over()
-        except Exception:
-            logger.exception("Metrics could not be handed over to Ray")
+    interval_s = _interval_s()
+    while not _ended.wait(interval_s):
+        hand_over()
 
 
 def _interval_s() -> float:
@@ -241,7 +242,8 @@ def _interval_s() -> float:
 
 
 # Decoders count on threads of their own.
-_lock = threading.Lock()
+# And whatever is collected while this is held may count as it ends, on the same thread.
+_lock = threading.RLock()
 _handing_over = threading.Lock()
 _instruments: list[Instrument] = []
 _ended = threading.Event()

@@ -187,11 +187,6 @@ def count_dropped(place: Place, reason: Reason, images: int = 1) -> None:
     DROPPED_IMAGES.add(images, place, reason)
 
 
-def count_refused(code: str) -> None:
-    """A request, or an image of one, that was answered with the error of that code."""
-    REFUSALS.add(1, code)
-
-
 def count_verdict(model: str, engine: str, precision: str, verdict: GuardVerdict) -> None:
     """Of the comparison with the reference that an engine goes through before it serves."""
     GUARD_VERDICTS.add(1, model, engine, precision, verdict)

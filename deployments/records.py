@@ -17,7 +17,7 @@ repeat (protocols/request_ids.py).
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -44,7 +44,7 @@ class Record:
     __slots__ = (
         *("protocol", "route", "request_id", "started", "status", "outcome", "result", "is_answered"),
         *("model", "version", "images", "failed_images", "size_bytes", "megapixels", "batch_size", "cached"),
-        *("key", "trace_id", "_stages_s", "_is_closed"),
+        *("key", "trace_id", "_stages_s", "_refused_images", "_is_closed"),
     )
 
     def __init__(self, protocol: Protocol, route: str | None, request_id: str, started: float) -> None:
@@ -69,6 +69,7 @@ class Record:
         self.key: str | None = None
         self.trace_id = tracing.trace_id()
         self._stages_s: dict[Stage, float] = {}
+        self._refused_images: list[str] = []  # Their codes.
         self._is_closed = False
 
     def chose(self, info: ModelInfo) -> None:
@@ -85,7 +86,8 @@ class Record:
     def answered(self, outcomes: Sequence[Answer | ApertureError]) -> None:
         """What became of the images."""
         answers = [outcome for outcome in outcomes if isinstance(outcome, Answer)]
-        self.failed_images = len(outcomes) - len(answers)
+        self._refused_images = [outcome.code for outcome in outcomes if isinstance(outcome, ApertureError)]
+        self.failed_images = len(self._refused_images)
         if not answers:
             return
         slowest = max(answers, key=lambda answer: answer.stages.total_s())
@@ -137,11 +139,20 @@ class Record:
             metrics.RECEIVED_IMAGES.add(self.images, self.protocol, self.model)
             metrics.RECEIVED_BYTES.add(self.size_bytes, self.protocol, self.model)
             metrics.RECEIVED_PIXELS.add(self.megapixels * 1e6, self.protocol, self.model)
-        if self.images and self.result == "ok":
+        for code in self._refused_images if self.result == "ok" else self._refusal():
+            metrics.REFUSALS.add(1, code)
+        # A heat map takes seconds, which are no stage of an image.
+        if self.images and self.result == "ok" and self.protocol != "explain":
             for stage, duration_ms in stages_ms.items():
                 metrics.STAGE_DURATION.observe(duration_ms / 1000, self.model, stage)
 
+    def _refusal(self) -> Sequence[str]:
+        """The code of a request that was refused as a whole."""
+        return () if self.result == "client_left" else (self.outcome,)
+
     def _describe_span(self) -> None:
+        if self.trace_id is None:
+            return
         found = {
             "request_id": self.request_id,
             "model.name": self.model,
@@ -194,8 +205,10 @@ def opened(protocol: Protocol, route: str | None, request_id: str, started: floa
         record.status = record.status or error.http_status
         raise
     finally:
-        _current.reset(token)
         record.close()
+        # What is given up, and collected later, ends in another context.
+        with suppress(ValueError):
+            _current.reset(token)
 
 
 def current() -> Record:

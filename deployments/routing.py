@@ -10,11 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ray.serve._private.replica_result import ReplicaResult
 from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
 from ray.serve.request_router import PendingRequest, ReplicaID, RunningReplica
 
 # How long what was seen counts. A replica that was slow gets a call again after some three times as long.
 MEMORY_S: Final = 10.0
+# What a replica does beside its batches: how long it takes says nothing of how soon a batch is done.
+ASIDE: Final = frozenset({"explain"})
 # How many calls' worth is assumed of a replica of which little or nothing has been seen lately: it is like the fastest.
 ASSUMED_CALLS: Final = 0.1
 
@@ -36,6 +39,11 @@ class Pace:
         self._advance(now)
         self.in_flight = max(0, self.in_flight - 1)
         self.done += 1
+
+    def disregard(self, now: float) -> None:
+        """A call that has been sent is none of those that count."""
+        self._advance(now)
+        self.in_flight = max(0, self.in_flight - 1)
 
     def call_s(self, now: float, assumed_s: float) -> float:
         """Seconds for a call. `assumed_s` is what has as much weight as ASSUMED_CALLS calls."""
@@ -70,6 +78,10 @@ class Paces:
         if pace := self.of.get(replica):
             pace.returned(self.now())
 
+    def disregard(self, replica: object) -> None:
+        if pace := self.of.get(replica):
+            pace.disregard(self.now())
+
     def forget(self, replica: object) -> None:
         self.of.pop(replica, None)
 
@@ -87,6 +99,8 @@ class FirstDoneRouter(PowerOfTwoChoicesRequestRouter):
 
     def initialize_state(self, **kwargs: Any) -> None:
         self._paces = Paces()
+        # By Serve's ids of them, until they are done.
+        self._aside: set[str] = set()
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -98,9 +112,18 @@ class FirstDoneRouter(PowerOfTwoChoicesRequestRouter):
         super().on_send_request(replica_id)
         self._paces.sent(replica_id)
 
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
+        super().on_request_routed(pending_request, replica_id, result)
+        if pending_request.metadata.call_method in ASIDE:
+            self._aside.add(pending_request.metadata.internal_request_id)
+            self._paces.disregard(replica_id)
+
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         super().on_request_completed(replica_id, internal_request_id)
-        self._paces.returned(replica_id)
+        if internal_request_id in self._aside:
+            self._aside.discard(internal_request_id)
+        else:
+            self._paces.returned(replica_id)
 
     def on_replica_actor_unavailable(self, replica_id: ReplicaID) -> None:
         super().on_replica_actor_unavailable(replica_id)

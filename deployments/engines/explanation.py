@@ -35,8 +35,8 @@ logger = logging.getLogger("ray.serve")
 
 Heat = NDArray[np.float32]  # (h, w) in [0, 1]
 
-# Of a side: a feature map that is as large has not been pooled at all.
-MAX_SIDE: Final = 1024
+# Of a side: what is larger has hardly been pooled, and would hold the Ingress' loop while it is written.
+MAX_SIDE: Final = 128
 # Torch took six seconds of a core to load, and a hundred on two cores that a dozen processes wanted.
 START_TIMEOUT_S: Final = 300.0
 # One image took VGG-16 seven seconds on such a machine.

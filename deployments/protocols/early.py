@@ -12,7 +12,6 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.errors import ApertureError, BadRequest, Overloaded, Unauthenticated
-from deployments.metrics import count_refused
 from deployments.protocols.authentication import OPEN_ROUTES, stranger
 from deployments.protocols.door import path_of, the_door
 from deployments.protocols.http import headers_of, server_timing
@@ -83,7 +82,6 @@ def _without_body(receive: Receive) -> Receive:
 
 async def _refuse(error: ApertureError, scope: Scope, send: Send) -> None:
     """As http.error_response, in a tenth of its time."""
-    count_refused(error.code)
     request_id = next((value for name, value in scope["headers"] if name == REQUEST_ID), None)
     if request_id is None:
         request_id = str(uuid.uuid4()).encode()

@@ -26,7 +26,6 @@ from deployments.errors import (
     Unauthenticated,
 )
 from deployments.messages import Answer, DataPlane, ImageInput, ModelInfo
-from deployments.metrics import count_refused
 from deployments.protocols.addressing import ROUTING_KEY, answered, begin, chosen, names_of_answer
 from deployments.protocols.cors import cross_origin
 from deployments.protocols.door import Door, checked, path_of
@@ -122,7 +121,10 @@ class Envelope:
             else:
                 logger.exception("Request %s failed", request_id)
                 error = ApertureError("The request failed because of an internal error.")
-        if error is not None and responding:
+        if error is None and responding:
+            # Starlette ends a stream without a word when its client leaves.
+            record.leave()
+        elif error is not None and responding:
             record.fail(error)
         elif error is not None:
             await error_response(error, request_id)(scope, receive, send_with_headers)
@@ -156,7 +158,6 @@ async def classified(
 
 
 def error_response(error: ApertureError, request_id: str) -> Response:
-    count_refused(error.code)
     current().fail(error)
     body = {"error": error.message, "code": error.code, "request_id": request_id}
     return JSONResponse(body, status_code=error.http_status, headers=headers_of(error))

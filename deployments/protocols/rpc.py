@@ -20,7 +20,6 @@ import grpc
 from deployments.access import AccessControl
 from deployments.errors import ApertureError, BodyTooLarge, Overloaded
 from deployments.messages import DataPlane
-from deployments.metrics import count_refused
 from deployments.protocols.addressing import ROUTING_KEY, begin, names_of_answer
 from deployments.protocols.authentication import admit_rpc
 from deployments.protocols.naming import protocol_of_rpc
@@ -137,7 +136,6 @@ def refused(error: ApertureError, context: Context, response: Message) -> Messag
 
     Returned and not raised: an exception would be logged and counted as a failure of the replica.
     """
-    count_refused(error.code)
     note_failure(error)
     if trace := rpc_failed(error):
         add_trailing_metadata(context, trace)

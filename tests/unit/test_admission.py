@@ -35,6 +35,17 @@ def is_empty(admitted: Admission) -> bool:
     )
 
 
+def test_costs_that_differ_by_orders_leave_nothing_behind() -> None:
+    admitted, clock = admission()
+    with admitted.work("model", 30.0, [3.3, 1.8e13], 0) as (small, huge):
+        huge.end()
+        small.end()
+    clock.now += 3600
+    with admitted.work("model", 1.0, [0.0], 0):
+        assert admitted._lines["model"].ahead == 1.0
+    assert is_empty(admitted)
+
+
 # The deadline rule
 
 

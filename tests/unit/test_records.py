@@ -1,6 +1,7 @@
 """One record to a request: exactly one line for every protocol and outcome, and nothing of a client's in it."""
 
 import asyncio
+import contextvars
 import functools
 import json
 from collections.abc import Iterator
@@ -197,7 +198,9 @@ def test_what_fails_has_one_line_that_says_why(
 
 def test_the_answers_of_some_images_are_an_answer(lines: list[Line]) -> None:
     files = [("file", (name, name.encode())) for name in ("one", "bad", "three")]
+    before = sum(sample.value for sample in metrics.REFUSALS.samples())
     assert send("POST", "/predict", files=files).status_code == 200
+    assert sum(sample.value for sample in metrics.REFUSALS.samples()) == before + 1
     line = only(lines)
     assert (line["outcome"], line["images"], line["failed_images"]) == ("ok", 3, 1)
 
@@ -289,6 +292,23 @@ def test_a_line_is_one_line_whatever_the_client_calls_things(lines: list[Line]) 
 
 def quoted(path: str) -> bytes:
     return "".join(c if c.isalnum() or c in "/?=:" else f"%{ord(c):02x}" for c in path).encode()
+
+
+def test_a_request_that_is_refused_is_one_refusal(lines: list[Line]) -> None:
+    before = counted("REFUSALS", code="unknown_model")
+    send("POST", "/predict?model=nobody", content=b"photo")
+    assert counted("REFUSALS", code="unknown_model") == before + 1
+
+
+def test_a_request_that_ends_in_another_context_has_its_line(lines: list[Line]) -> None:
+    def handle() -> Iterator[None]:
+        with opened("predict", "/predict", "test-id"):
+            yield
+
+    handled = handle()
+    next(handled)
+    contextvars.Context().run(handled.close)
+    assert only(lines)["outcome"] == "client_left"
 
 
 def test_hostile_names_make_no_series() -> None:

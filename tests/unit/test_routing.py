@@ -54,6 +54,19 @@ def test_a_replica_that_hangs_gets_no_more_calls_though_none_comes_back() -> Non
     assert len(slow) <= 2  # Before anything is known of either.
 
 
+def test_what_a_replica_does_beside_its_batches_does_not_make_it_slow() -> None:
+    clock = Clock()
+    paces = Paces(clock)
+    for replica in ("idle", "explains"):
+        paces.sent(replica)
+        clock.now += 0.02
+        paces.returned(replica)
+    paces.sent("explains")
+    paces.disregard("explains")
+    clock.now += 30.0
+    assert paces.expected_s("explains") == pytest.approx(paces.expected_s("idle"), rel=0.01)
+
+
 def test_a_replica_that_was_slow_is_tried_again_after_a_while() -> None:
     clock = Clock()
     paces = Paces(clock)

@@ -6,7 +6,8 @@
     batch_sizes     batches of that minute by how many images they had
     replicas        how many there are of each deployment
 
-Of all replicas together; at most a second old. Requests are those that reached a model.
+Of all replicas together; at most a second old. Requests are those for a model that there is; one has
+failed if an image of it was not answered, whoever is to blame.
 """
 
 from typing import Any, Protocol
