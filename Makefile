@@ -11,6 +11,7 @@ SECONDS ?= 60
 # What `make selftest` asks, and what `make tune` is to reach.
 URL ?= http://127.0.0.1:8000
 GRPC ?= 127.0.0.1:9000
+KEY_FILE ?=
 P99_MS ?= 100
 
 .PHONY: help setup serve selftest observe docs test test-nodes test-soak chaos soak fuzz check lint model tune bench bench-autoscale \
@@ -32,7 +33,7 @@ serve: setup ## serve CONFIG (default configs/local.yaml) on 127.0.0.1:8000 unti
 	@$(BIN)/python -m scripts.serve $(CONFIG)
 
 selftest: setup ## ask the service at URL (and GRPC) what it promises, for a minute: protocols, limits, hostile files, deadlines
-	@$(BIN)/python -m benchmarks.selftest --url $(URL) --grpc $(GRPC)
+	@$(BIN)/python -m benchmarks.selftest --url $(URL) --grpc $(GRPC) $(if $(KEY_FILE),--key-file $(KEY_FILE))
 
 observe: setup ## Prometheus and Grafana, where they are installed, on the service that runs on this machine, until Ctrl-C
 	@$(BIN)/python -m scripts.observe
@@ -82,7 +83,7 @@ bench: setup ## measure all of BENCH: costs, engines, decoders, latency, other s
 bench-autoscale: setup ## measure a step of load under LatencyPolicy and under Serve's own rule (12 minutes)
 	@$(BIN)/python -m benchmarks.autoscale
 
-tune: setup ## look for the settings with which CONFIG answers most within P99_MS milliseconds on this machine (half an hour)
+tune: setup ## look for the settings with which CONFIG answers most within P99_MS milliseconds on this machine (20 minutes)
 	@$(BIN)/python -m benchmarks.tune --config $(CONFIG) --p99-ms $(P99_MS)
 
 bench-offline: setup ## measure examples/offline_batch.py beside the service on the same cores (ten minutes)

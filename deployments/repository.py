@@ -117,8 +117,6 @@ class ModelVersion(Frozen):
     version: int
     manifest: Manifest
     weights_path: Path
-    # False: it has no model.yaml, so that nobody vouches for the weights.
-    is_described: bool = True
 
 
 def versions_on_disk(model_path: str) -> tuple[int, ...]:
@@ -150,7 +148,7 @@ def find_version(model_path: str, version: int | None = None) -> ModelVersion:
     weights_path = directory / manifest.weights
     if is_described:
         _verify(directory, manifest)
-    return ModelVersion(version=version, manifest=manifest, weights_path=weights_path, is_described=is_described)
+    return ModelVersion(version=version, manifest=manifest, weights_path=weights_path)
 
 
 def write_manifest(

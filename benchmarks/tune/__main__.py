@@ -31,16 +31,17 @@ def main() -> int:
     parser = _parser()
     args = parser.parse_args()
     output = args.output or args.config.with_suffix(".tuned.yaml")
-    if output.exists() and not args.force:
-        parser.exit(1, f"{output} is there already; --force writes over it, and --output names another file.\n")
     # Ray reads its environment when it is imported, here as in the processes of the service.
     os.environ.update(
         {**production_profile(on_one_machine=True), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
     )
     from benchmarks.tune.session import run
     from benchmarks.tune.told import tell
+    from benchmarks.tune.yaml_edits import MARK
     from deployments.errors import ConfigError
 
+    if output.exists() and not args.force and MARK not in output.read_text(encoding="utf-8"):
+        parser.exit(1, f"{output} is there already, and not the tuner's; --force writes over it all the same.\n")
     try:
         wish = _wish(args)
         with tempfile.TemporaryDirectory(prefix="aperture-tune-") as folder:

@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -301,7 +301,7 @@ def test_a_request_that_is_refused_is_one_refusal(lines: list[Line]) -> None:
 
 
 def test_a_request_that_ends_in_another_context_has_its_line(lines: list[Line]) -> None:
-    def handle() -> Iterator[None]:
+    def handle() -> Generator[None, None, None]:
         with opened("predict", "/predict", "test-id"):
             yield
 

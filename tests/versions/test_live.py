@@ -21,10 +21,6 @@ def test_a_version_is_loaded_beside_the_one_that_answers(rows: "Mapping[str, Row
     assert rows["load version 2"].problem == ""
 
 
-def test_requests_follow_a_label_to_another_version_and_back(rows: "Mapping[str, Row]") -> None:
-    assert rows["stable to 2 and back"].problem == ""
-
-
 def test_a_corrupt_version_is_refused_and_says_why(rows: "Mapping[str, Row]") -> None:
     assert rows["corrupt version 3"].problem == ""
 

@@ -1,7 +1,7 @@
 """Open Inference Protocol v2: an inference request and its answer, whether they came as JSON, binary or protobuf."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import numpy as np
@@ -52,12 +52,9 @@ class InferRequest:
 
 @dataclass(frozen=True, slots=True)
 class InferResponse:
-    """`outcomes` are the data plane's, for the caller's own record of time."""
-
     info: ModelInfo
     id: str
     outputs: Sequence[Tensor]
-    outcomes: Sequence[Answer] = field(default=())
 
 
 async def infer(plane: DataPlane, info: ModelInfo, request: InferRequest, left_s: float) -> InferResponse:
@@ -69,7 +66,7 @@ async def infer(plane: DataPlane, info: ModelInfo, request: InferRequest, left_s
     tensor = _only_input(request.inputs, info)
     images = images_from(cast("InputName", tensor.name), tensor.values, info)
     answers = answers_of(await plane.classify(images, info, left_s))
-    return InferResponse(info, request.id, [_render(output, answers, info) for output in outputs], answers)
+    return InferResponse(info, request.id, [_render(output, answers, info) for output in outputs])
 
 
 def check_names(names: Sequence[str], info: ModelInfo) -> None:
