@@ -79,8 +79,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--column", default="image", help="of parquet: bytes, or a struct with a field `bytes`")
     parser.add_argument("--id-column", help="of parquet: what names each row (default: file and number)")
     parser.add_argument("--classifiers", type=int, help="actors that classify (default: one a GPU, else one a core)")
-    parser.add_argument("--decoder-threads", type=int, help="(default: one for each core)")
-    parser.add_argument("--address", default="local", help="of a Ray cluster that sees the files (default: none)")
+    parser.add_argument("--decoder-threads", type=int, help="on each node (default: one for each core)")
+    parser.add_argument(
+        "--address", default="local", help="of a Ray cluster whose nodes all have the project and the files"
+    )
     return parser.parse_args(arguments)
 
 
@@ -126,7 +128,9 @@ def _plan(args: argparse.Namespace, model: ModelSettings, limits: Limits) -> Pla
         f"{time.monotonic() - started:.1f} s",
         file=sys.stderr,
     )
-    return Plan(model, limits, info, classifiers, 1, args.decoder_threads or cores, args.top_k)
+    nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+    threads = args.decoder_threads or max(1, cores // nodes)
+    return Plan(model, limits, info, classifiers, nodes, threads, args.top_k)
 
 
 def _describe(model: ModelSettings, version: int | None) -> tuple[ModelInfo | None, str]:

@@ -37,6 +37,7 @@ class Service:
         command: Sequence[str] = (sys.executable, "-m", "scripts.serve"),
         environment: Mapping[str, str] = ENVIRONMENT,
     ) -> None:
+        self.config = config
         self.url = f"http://127.0.0.1:{yaml.safe_load(config.read_text())['http_options']['port']}"
         self._process = subprocess.Popen(
             [*command, str(config)],

@@ -39,6 +39,23 @@ def test_serve_status_shows_the_running_application(service: Service) -> None:
     assert set(application["deployments"]) == {"Ingress", "Preprocessor", "shapes"}
 
 
+def test_serve_deploy_changes_the_running_service(service: Service, tmp_path: Path) -> None:
+    config = yaml.safe_load(service.config.read_text())
+    (shapes,) = (each for each in config["applications"][0]["deployments"] if each["name"] == "shapes")
+    shapes["user_config"]["labels"] = {"live": 1}
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(yaml.safe_dump(config))
+    command = [str(Path(sys.executable).with_name("serve")), "deploy", str(changed)]
+    environment = {**ENVIRONMENT, "RAY_AUTH_MODE": "token"}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True, timeout=60)
+
+    def is_answered() -> bool:
+        heart = (ROOT / "examples/pictures/heart.jpg").read_bytes()
+        return httpx.post(f"{service.url}/predict?label=live", content=heart).status_code == 200
+
+    await_condition(is_answered, READY_TIMEOUT_S, "the label leads to the version")
+
+
 def test_rays_dashboard_listens_on_this_machine_alone_and_asks_for_the_token(service: Service) -> None:
     assert httpx.get(f"http://127.0.0.1:{serve.DASHBOARD_PORT}/api/serve/applications/").status_code == 401
     with pytest.raises(httpx.ConnectError):

@@ -21,8 +21,9 @@ RUN_ELSEWHERE: Final = {
     ".venv/bin/python -m examples.finetune --data ~/flowers": ("tests/unit/test_training.py", "examples.finetune"),
     ".venv/bin/python -m scripts.api_key": ("tests/unit/test_access_keys.py", "api_key"),
     ".venv/bin/python -m examples.offline_batch": ("tests/unit/test_offline_batch.py", "offline_batch"),
+    "make selftest": ("tests/graph/test_selftest.py", "selftest"),
     "make observe": ("tests/observability/test_observe.py", "make observe"),
-    "RAY_AUTH_MODE=token .venv/bin/serve deploy": ("tests/chaos/conftest.py", "deploy"),
+    "RAY_AUTH_MODE=token .venv/bin/serve deploy": ("tests/commands/test_serve_command.py", '"deploy"'),
 }
 # Which no test runs, and why.
 NOT_RUN_AT_ALL: Final = {
