@@ -14,7 +14,7 @@ GRPC ?= 127.0.0.1:9000
 KEY_FILE ?=
 P99_MS ?= 100
 
-.PHONY: help setup serve selftest observe docs test test-nodes test-soak chaos soak fuzz check lint model tune bench bench-autoscale \
+.PHONY: help setup serve selftest observe docs test test-versions test-nodes test-soak chaos soak fuzz check lint model tune bench bench-autoscale \
 	bench-offline bench-overload bench-versions proto
 
 help: ## list the targets
@@ -45,7 +45,10 @@ docs: setup ## build the documentation into .cache/site
 # Those on a cluster one after the other, since they share its ports; each of the others needs nothing but itself.
 test: setup ## run the tests, those on a local Ray cluster included
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 tests/unit tests/fuzz
-	@$(BIN)/python -m pytest tests/commands tests/conformance tests/graph tests/observability tests/browser tests/chaos tests/versions
+	@$(BIN)/python -m pytest tests/commands tests/conformance tests/graph tests/observability tests/browser tests/chaos
+
+test-versions: setup ## change a model's versions under load on the tests' cluster (two minutes); `make bench-versions` plays more
+	@$(BIN)/python -m pytest tests/versions
 
 test-nodes: setup ## run configs/gpu.yaml on several nodes of this machine, one of which dies (two minutes)
 	@$(BIN)/python -m pytest tests/nodes

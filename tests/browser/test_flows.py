@@ -91,7 +91,7 @@ def test_the_chosen_model_and_version_are_asked(page: Visit) -> None:
     page.page.get_by_label("Model", exact=True).select_option("colours")
     response = page.asked("predict", lambda: page.sample("heart"))
     assert "model=colours" in response.url
-    assert page.panel().get_by_role("heading").inner_text() == "colours, version 1"
+    page.panel().get_by_role("heading", name="colours, version 1").wait_for()
     response = page.asked("predict", lambda: page.page.get_by_label("Version").select_option("version 1"))
     assert "version=1" in response.url
     response = page.asked("predict", lambda: page.page.get_by_label("Show").select_option("best 3"))
@@ -103,7 +103,7 @@ def test_two_answers_stand_side_by_side(page: Visit) -> None:
     page.page.get_by_label("Compare with").select_option("tensors, version 1")
     page.section("Answer").get_by_text("Both say star").wait_for()
     assert [page.predictions(number)[0][0] for number in range(2)] == ["star", "star"]
-    assert page.panel(1).get_by_role("heading").inner_text() == "tensors, version 1"
+    page.panel(1).get_by_role("heading", name="tensors, version 1").wait_for()
     page.page.get_by_label("Compare with").select_option("colours, version 1")
     page.section("Answer").get_by_text("They disagree: star here").wait_for()
 
