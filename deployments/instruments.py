@@ -1,7 +1,8 @@
 """Counters, gauges and histograms of one process, and how Ray comes by them.
 
 Ray's agent on the node records each value of a histogram anew, and makes its sum up out of the middles of the buckets
-(docs/lab-notes.md). So values are added up here, and a thread hands over every HAND_OVER_S: counters as what came since, all else as what it is, changed or not, since Ray
+(docs/lab-notes.md). So values are added up here, and a thread hands over every HAND_OVER_S: counters as what came
+since, all else as what it is, changed or not, since Ray
 forgets a gauge that nobody sets again. Nothing here waits for Ray. A histogram has three names in Prometheus, as it
 would have there: NAME_bucket with the label `le`, NAME_sum, which is exact, and NAME_count.
 
