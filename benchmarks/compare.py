@@ -3,7 +3,8 @@
     python -m benchmarks.compare [--model models/NAME] [--engine openvino] [--precision fp32] [--photos DIR]
 
 Every server gets what is best for it on few cores, as far as its documentation and trying it out say: as many
-processes that run the model as there are cores (--workers), one thread each.
+processes that run the model as there are cores (--workers), one thread each, and Aperture's own engines, which run an
+image that is alone in its batch on --lone-threads.
 
     FastAPI + uvicorn   no batches; one process a core, decoding and inference on a thread beside the event loop
     mosec               as many processes that decode; batches, gathered for at most 1 ms

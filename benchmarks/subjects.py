@@ -27,7 +27,14 @@ ANYTHING_GOES = {"top1_agreement": 0.0, "max_probability_difference": 1.0}
 
 
 def model_args(
-    model: str | None, *, engine: str, precision: str, threads: int = 1, max_batch_size: int = 8, device: str = "cpu"
+    model: str | None,
+    *,
+    engine: str,
+    precision: str,
+    threads: int = 1,
+    lone_threads: int | None = None,
+    max_batch_size: int = 8,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """ModelSettings as a Serve config has them, for the model directory `model` or the made-up one."""
     path = Path(model).resolve() if model else _cached("resnet18", _write_model)
@@ -38,6 +45,7 @@ def model_args(
         "precision": precision,
         "device": device,
         "threads": threads,
+        "lone_threads": lone_threads,
         "max_batch_size": max_batch_size,
         # Measuring something else than what was asked for is worse than not measuring.
         "on_refusal": "fail",

@@ -169,6 +169,7 @@ def _settings(subject: Subject, choice: Choice, max_batch_size: int) -> dict[str
         "precision": choice.precision,
         "max_batch_size": max_batch_size,
         "threads": 1,
+        "lone_threads": None,
         "on_refusal": "fail",
     }
 

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from benchmarks.chaos.ledger import Ledger
@@ -18,6 +19,7 @@ from benchmarks.versions.files import CORRUPT, FIRST, SECOND, SLOW, WRONG, Model
 from benchmarks.versions.references import VersionedQuestion, agreement, difference
 from benchmarks.versions.service import Broken, Service
 from deployments.catalogue import share_of
+from deployments.promotion import LEAST_FOR_P99
 
 Figures = Mapping[str, Any]
 LiveConfig = dict[str, Any]
@@ -30,6 +32,8 @@ SIGMAS: Final = 3.0
 KEYS: Final = 16
 # How much larger a difference may be than eager float32 says it is: both versions' answers may be off by the tolerance.
 DIFFERENCE_TOLERANCE: Final = 2e-3
+# What the gate wants to have seen in each stage: as much as a 99th percentile needs.
+PROMOTED_AFTER: Final = LEAST_FOR_P99
 
 
 @dataclass
@@ -62,6 +66,7 @@ def scenarios() -> list[Scenario]:
         Scenario("corrupt version 3", refuse_corrupt),
         Scenario("wrong numbers in version 4", refuse_wrong),
         Scenario("shadow of 2 beside 1", shadow),
+        Scenario("shadow to canary to stable", promote),
         Scenario("slow canary", roll_back),
         Scenario("unload version 1", unload_first, is_swap=True),
     ]
@@ -146,6 +151,44 @@ async def shadow(stage: Stage) -> Figures:
     finally:
         stage.all_ask.set()
     return _checked_comparison(stage, (await service.comparison())["trial"]["mirrored"])
+
+
+async def promote(stage: Stage) -> Figures:
+    """The gate takes a candidate within its bounds all the way by itself, once it has mirrors, and then requests."""
+    service, both = stage.service, {"specific": [FIRST, SECOND]}
+    promotion = {
+        "candidate": CANARY,
+        "canary_share": 0.5,
+        "min_requests": PROMOTED_AFTER,
+        # The versions are known to differ.
+        "bounds": {"min_agreement": 0, "max_mean_difference": 1, "max_p99_ratio": 10},
+    }
+    shadow = {"candidate": CANARY, "share": 1.0}
+    began, reached_s, reasons = time.monotonic(), {}, {}
+    await service.deploy(live(both, canary=SECOND, shadow=shadow, promotion=promotion))
+
+    async def is_in(wanted: str) -> bool:
+        trial = (await service.comparison())["trial"]
+        if trial is None or trial["stage"] != wanted:
+            return False
+        reasons[wanted] = trial["verdict"]["reason"]
+        return True
+
+    stage.all_ask.clear()
+    try:
+        for wanted in ("canary", "stable"):
+            await service.until(partial(is_in, wanted), f"the candidate is {wanted}")
+            reached_s[wanted] = round(time.monotonic() - began, 1)
+            stage.all_ask.set()
+    finally:
+        stage.all_ask.set()
+    await service.until_answered_by(SECOND)
+    since = time.monotonic()
+    await _until_answered(stage, since, stage.least // 4)
+    _check_only(stage, since, SECOND)
+    await service.deploy(live(both, canary=SECOND))
+    await service.until_answered_by(FIRST)
+    return {"reached_s": reached_s, "reasons": reasons}
 
 
 async def roll_back(stage: Stage) -> Figures:

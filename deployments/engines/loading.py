@@ -47,7 +47,9 @@ def load(artefacts: Artefacts, choice: Choice, device: Device) -> tuple[Engine, 
             f"{choice} of model {name!r} cannot be judged without golden images; set golden to a folder of images."
         )
     try:
-        engine = KINDS[choice.engine].create(Build(artefacts, choice.precision, device, _threads(artefacts)))
+        threads = _threads(artefacts)
+        build = Build(artefacts, choice.precision, device, threads, artefacts.settings.lone_threads)
+        engine = KINDS[choice.engine].create(build)
         warm_up(engine)
         verdict = _guard(engine, artefacts, choice, device)
     except ConfigError:
@@ -74,6 +76,7 @@ def conditions(artefacts: Artefacts, choice: Choice, device: Device) -> dict[str
         "version": _version(KINDS[choice.engine].module),
         "hardware": describe_hardware(device),
         "threads": _threads(artefacts),
+        "lone_threads": settings.lone_threads,
         "max_batch_size": settings.max_batch_size,
         "tolerance": settings.tolerance.model_dump(),
         "golden": artefacts.golden.identity,

@@ -49,6 +49,10 @@ class OnnxRuntimeEngine:
         self._session = build.artefacts.read(
             _name(build), partial(write, build.artefacts), partial(_read, threads=build.threads)
         )
+        self._lone_session = self._session
+        if build.has_lone_threads:
+            read_lone = partial(_read, threads=build.lone_threads)
+            self._lone_session = build.artefacts.read(_name(build), partial(write, build.artefacts), read_lone)
         source = self._session.get_inputs()[0]
         self._input = source.name
         # A graph of others may have been exported for one batch size.
@@ -64,12 +68,13 @@ class OnnxRuntimeEngine:
         return 1
 
     def infer(self, images: Images) -> NDArray[np.float32]:
+        run = partial(self._run, self._lone_session if len(images) == 1 else self._session)
         if self._only_size is not None:
-            return run_in_parts(self._run, images, self._only_size)
-        return self._run(stack(images, len(images)))
+            return run_in_parts(run, images, self._only_size)
+        return run(stack(images, len(images)))
 
-    def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (logits,) = self._session.run(None, {self._input: batch})
+    def _run(self, session: onnxruntime.InferenceSession, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        (logits,) = session.run(None, {self._input: batch})
         result: NDArray[np.float32] = logits  # (N, classes)
         return result
 

@@ -54,7 +54,9 @@ class OpenVinoEngine:
         core = ov.Core()
         _check_offered(core, build)
         self._info = build.artefacts.describe("openvino", build.precision, "cpu")
-        self._requests = _compile(core, build, _path(core, build))
+        path = _path(core, build)
+        self._requests = _compile(core, build, path)
+        self._lone = _lone_request(core, build, path) if build.has_lone_threads and 1 in self._requests else None
         # A graph of others may have been exported for one batch size.
         self._only_size = next(iter(self._requests)) if len(self._requests) == 1 else None
         largest = build.artefacts.settings.max_batch_size
@@ -71,6 +73,8 @@ class OpenVinoEngine:
         return 1
 
     def infer(self, images: Images) -> NDArray[np.float32]:
+        if self._lone is not None and len(images) == 1:
+            return np.array(_run(self._lone, stack(images, 1)))
         if self._only_size is not None:
             return run_in_parts(self._run, images, self._only_size)
         batch = stack(images, len(images))  # (N, H, W, 3) uint8
@@ -84,12 +88,15 @@ class OpenVinoEngine:
         return np.concatenate(parts)
 
     def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        request = self._requests[len(batch)]
-        # OpenVINO shares no memory that it may not write, and arrays out of Ray's object store are such.
-        request.set_input_tensor(ov.Tensor(batch, shared_memory=batch.flags.writeable))
-        request.infer()
-        logits: NDArray[np.float32] = request.get_output_tensor().data  # (N, classes), until the request runs again
-        return logits
+        return _run(self._requests[len(batch)], batch)
+
+
+def _run(request: Any, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+    # OpenVINO shares no memory that it may not write, and arrays out of Ray's object store are such.
+    request.set_input_tensor(ov.Tensor(batch, shared_memory=batch.flags.writeable))
+    request.infer()
+    logits: NDArray[np.float32] = request.get_output_tensor().data  # (N, classes), until the request runs again
+    return logits
 
 
 def _check_offered(core: Any, build: Build) -> None:
@@ -114,13 +121,7 @@ def _compile(core: Any, build: Build, path: Path) -> Mapping[int, Any]:
     """
     settings = build.artefacts.settings
     model = core.read_model(path)
-    config = {
-        "INFERENCE_NUM_THREADS": build.threads,
-        "NUM_STREAMS": 1,
-        # Two replicas would pin their threads to the same core.
-        "ENABLE_CPU_PINNING": False,
-        "INFERENCE_PRECISION_HINT": HINTS[build.precision],
-    }
+    config = _config(build, build.threads)
     if (only_size := _static_batch(model)) is not None:
         return {only_size: _request(core.compile_model(model, "CPU", config), build)}
     if path.with_name(WEIGHTS).stat().st_size > MAX_WEIGHT_BYTES_OF_EACH_SIZE:
@@ -131,6 +132,23 @@ def _compile(core: Any, build: Build, path: Path) -> Mapping[int, Any]:
         model.reshape([size, *list(model.input(0).partial_shape)[1:]])
         requests[size] = _request(core.compile_model(model, "CPU", config), build)
     return requests
+
+
+def _lone_request(core: Any, build: Build, path: Path) -> Any:
+    """An infer request for one image, with the threads of such."""
+    model = core.read_model(path)
+    model.reshape([1, *list(model.input(0).partial_shape)[1:]])
+    return _request(core.compile_model(model, "CPU", _config(build, build.lone_threads)), build)
+
+
+def _config(build: Build, threads: int | None) -> dict[str, Any]:
+    return {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        # Two replicas would pin their threads to the same core.
+        "ENABLE_CPU_PINNING": False,
+        "INFERENCE_PRECISION_HINT": HINTS[build.precision],
+    }
 
 
 def _static_batch(model: Any) -> int | None:

@@ -29,12 +29,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Build:
-    """How to run a model: `threads` on a CPU, nothing to choose on a GPU."""
+    """How to run a model: `threads` on a CPU, `lone_threads` for one image; nothing to choose on a GPU."""
 
     artefacts: Artefacts
     precision: Precision
     device: Device
     threads: int
+    lone_threads: int | None = None  # None: as many.
+
+    @property
+    def has_lone_threads(self) -> bool:
+        return self.lone_threads not in (None, self.threads)
 
 
 @dataclass(frozen=True)

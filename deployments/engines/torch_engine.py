@@ -35,7 +35,7 @@ class TorchEngine:
             self._run, self._runners = lanes.run, lanes.count
         else:
             self._sizes = range(1, max_batch_size + 1)
-            self._run, self._runners = _OnCpu(runnable, build.threads).run, 1
+            self._run, self._runners = _OnCpu(runnable, build).run, 1
 
     def info(self) -> ModelInfo:
         return self._info
@@ -51,15 +51,17 @@ class TorchEngine:
 
 
 class _OnCpu:
-    def __init__(self, network: Network, threads: int) -> None:
-        self._network, self._threads = network, threads
+    def __init__(self, network: Network, build: Build) -> None:
+        self._network, self._threads = network, build.threads
+        self._lone_threads = build.lone_threads or build.threads
 
     @torch.inference_mode()
     def run(self, images: Images) -> NDArray[np.float32]:
         # OpenMP keeps a number for each thread. Torch hands its own, the last that anyone set, to a new thread only
         # once it is asked for it; until then, convolutions may run on all cores.
-        if torch.get_num_threads() != self._threads:
-            torch.set_num_threads(self._threads)
+        threads = self._lone_threads if len(images) == 1 else self._threads
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
         batch = torch.from_numpy(stack(images, len(images)))  # (N, H, W, 3) uint8
         logits: NDArray[np.float32] = self._network(batch).numpy()  # (N, classes)
         return logits

@@ -101,6 +101,9 @@ class ModelSettings(Frozen):
     # Intra-op threads of the engine on a CPU; by default the whole cores of the replica's num_cpus, at least one.
     # Serve's num_cpus itself reserves cores but limits nothing.
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
+    # The same for an image that is alone in its batch, whose caller waits while other cores may have nothing to do;
+    # null: as many as above. More of them answer it sooner, and the compiled weights are in memory twice.
+    lone_threads: Annotated[int, Field(ge=1, le=256)] | None = None
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:

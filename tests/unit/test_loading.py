@@ -141,6 +141,18 @@ def test_an_engine_is_told_its_precision_its_device_and_its_threads(tiny_path: P
         load(Artefacts(settings(tiny_path, threads=threads)), TORCH, "cpu")
         build = registry.builds[-1]
         assert (build.precision, build.device, build.threads) == ("fp32", "cpu", expected)
+        assert build.lone_threads is None
+    load(Artefacts(settings(tiny_path, threads=1, lone_threads=2)), TORCH, "cpu")
+    assert (registry.builds[-1].threads, registry.builds[-1].lone_threads) == (1, 2)
+
+
+def test_a_choice_that_passed_on_other_threads_is_compared_anew(
+    tiny_path: Path, registry: Registry, many: Path
+) -> None:
+    registry.add("torch")
+    for lone_threads in (None, 2):
+        asked_for = settings(tiny_path, golden=str(many), threads=1, lone_threads=lone_threads)
+        assert sum(compared(asked_for, TORCH)) == GOLDEN_IMAGES
 
 
 def test_a_new_version_of_the_model_is_compared_anew(

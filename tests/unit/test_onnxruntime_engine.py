@@ -118,6 +118,26 @@ def test_the_stated_threads_are_started(engine: Engine, artefacts: Artefacts, th
     del several
 
 
+def test_an_image_that_is_alone_has_threads_of_its_own(
+    engine: Engine, artefacts: Artefacts, pictures: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = len(os.listdir("/proc/self/task"))
+    one = OnnxRuntimeEngine(Build(artefacts, "fp32", "cpu", threads=1, lone_threads=3))
+    # The caller of infer is one of them, and the session for batches starts none.
+    assert len(os.listdir("/proc/self/task")) - before == 2
+    assert one._lone_session is not one._session
+    used, run = [], one._run
+
+    def noted(session: Any, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        used.append(session)
+        return run(session, batch)
+
+    monkeypatch.setattr(one, "_run", noted)
+    for count in (1, 2):
+        np.testing.assert_allclose(one.infer(pictures[:count]), engine.infer(pictures[:count]), rtol=0, atol=1e-4)
+    assert used == [one._lone_session, one._session]
+
+
 @pytest.mark.parametrize("part", ["optimized.onnx", "optimized.weights"])
 def test_a_model_that_cannot_be_read_is_built_again(
     engine: Engine, artefacts: Artefacts, cache: Path, pictures: NDArray[np.uint8], part: str

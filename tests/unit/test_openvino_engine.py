@@ -35,11 +35,13 @@ INT8_AGREEMENT = 0.97
 INT8_PICTURES = 60
 
 
-def build(model: Path, precision: Precision = "fp32", threads: int = 1, **settings: Any) -> OpenVinoEngine:
+def build(
+    model: Path, precision: Precision = "fp32", threads: int = 1, lone_threads: int | None = None, **settings: Any
+) -> OpenVinoEngine:
     artefacts = Artefacts(
         ModelSettings(name="mine", path=str(model), device="cpu", max_batch_size=MAX_BATCH_SIZE, **settings)
     )
-    return OpenVinoEngine(Build(artefacts, precision, "cpu", threads))
+    return OpenVinoEngine(Build(artefacts, precision, "cpu", threads, lone_threads))
 
 
 def core() -> Any:
@@ -141,6 +143,21 @@ def test_the_compiled_model_has_the_threads_that_were_asked_for(model_path: Path
     assert model.get_property("INFERENCE_NUM_THREADS") == threads
     assert model.get_property("NUM_STREAMS") == 1
     assert model.get_property("ENABLE_CPU_PINNING") is False
+
+
+def test_an_image_that_is_alone_has_threads_of_its_own(model_path: Path, pixels: NDArray[np.uint8]) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("OpenVINO takes no more threads than cores, and there is one")
+    engine, plain = build(model_path, lone_threads=2), build(model_path, lone_threads=1)
+    assert engine._lone.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 2
+    assert compiled(engine).get_property("INFERENCE_NUM_THREADS") == 1
+    assert plain._lone is None
+    first = engine.infer(pixels[:1])
+    before = first.copy()
+    np.testing.assert_allclose(before, plain.infer(pixels[:1]), rtol=0, atol=1e-4)
+    engine.infer(pixels[1:2])
+    np.testing.assert_array_equal(first, before)
+    np.testing.assert_allclose(engine.infer(pixels[:5]), plain.infer(pixels[:5]), rtol=0, atol=1e-4)
 
 
 def test_bf16_is_refused_where_the_cpu_has_none(model_path: Path) -> None:

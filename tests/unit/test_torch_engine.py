@@ -182,6 +182,16 @@ def test_whichever_thread_infers_has_the_threads_of_its_engine(model_path: Path,
         assert in_a_new_thread(partial(threads_of, engine)) == threads
 
 
+@pytest.mark.usefixtures("thread_count")
+def test_an_image_that_is_alone_has_threads_of_its_own(model_path: Path, pixels: NDArray[np.uint8]) -> None:
+    engine = TorchEngine(Build(Artefacts(settings(model_path)), "fp32", "cpu", threads=1, lone_threads=2))
+    counts = []
+    for count in (1, 2, 1):
+        engine.infer(pixels[:count])
+        counts.append(torch.get_num_threads())
+    assert counts == [2, 1, 2]
+
+
 # Precision
 
 
