@@ -23,7 +23,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--photos", help="a folder of pictures to send; default: made-up ones of 500 x 375")
     made.add_argument("--replicas", type=int, default=CORES, help="of Aperture's model (default: one a core)")
     made.add_argument("--threads", type=int, default=1, help="of each replica of Aperture's model")
-    made.add_argument("--lone-threads", type=int, default=CORES, help="for an image alone in its batch")
+    made.add_argument("--lone-threads", type=int, help="for an image alone in its batch (default: the same)")
     made.add_argument("--max-batch-size", type=int, default=MAX_BATCH_SIZE)
     made.add_argument("--seconds", type=float, default=SECONDS, help="of each measurement")
     made.add_argument("--rounds", type=int, default=ROUNDS, help="medians are over this many")

@@ -4,7 +4,7 @@
 
 Every server gets what is best for it on few cores, as far as its documentation and trying it out say: as many
 processes that run the model as there are cores (--workers), one thread each, and Aperture's own engines, which run an
-image that is alone in its batch on --lone-threads.
+image that is alone in its batch on --lone-threads, by default all cores.
 
     FastAPI + uvicorn   no batches; one process a core, decoding and inference on a thread beside the event loop
     mosec               as many processes that decode; batches, gathered for at most 1 ms
@@ -37,7 +37,7 @@ Answers = Sequence[Sequence[Mapping[str, Any]]]  # by photograph, then by rank: 
 
 def main() -> None:
     parser = arguments.parser(__doc__)
-    parser.set_defaults(rate=RATE_PER_S)
+    parser.set_defaults(rate=RATE_PER_S, lone_threads=arguments.CORES)
     parser.add_argument(
         "--workers", type=int, default=arguments.CORES, help="of each other server's model (default: one a core)"
     )

@@ -42,11 +42,13 @@ class Comparison:
 
 
 def compare(document: Mapping[str, Any], times: ServiceTimes, cores: int) -> list[Comparison]:
-    """One for each load and metric of BARS. Raises ValueError if the document has no run of Aperture."""
+    """One for each load and metric of BARS. Raises ValueError if the document has no run that can be simulated."""
     rows = [row for name, row in document["results"].items() if name.startswith(SYSTEM)]
     if not rows or document["benchmark"] not in ("serve", "compare"):
         raise ValueError(f"A run of {SYSTEM} by benchmarks.serve or compare is needed, not {document['benchmark']!r}.")
     settings = document["settings"]
+    if settings.get("lone_threads") not in (None, settings["threads"]):
+        raise ValueError("Images that are alone had threads of their own in that run, which the simulation has not.")
     shape = Shape(
         classifiers=settings["replicas"],
         classifier_threads=settings["threads"],

@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engines", nargs="+", help="these, in place of what engine: auto would consider")
     parser.add_argument("--precisions", nargs="+", help="leave the others out")
     parser.add_argument("--photos", help="a folder of pictures to send; default: made-up ones of 500 x 375")
-    parser.add_argument("--seconds", type=_positive, help="of each open loop; default: 20 goals, 4 to 20 s")
+    parser.add_argument("--seconds", type=_positive, help="of each open loop; default: 20 goals, 8 to 20 s")
     parser.add_argument("--output", type=Path, help="default: NAME.tuned.yaml beside the config")
     parser.add_argument("--force", action="store_true", help="write over it")
     parser.add_argument("--into", type=Path, default=INTO, help="where the picture goes")

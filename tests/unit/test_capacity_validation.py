@@ -35,7 +35,7 @@ def document(benchmark: str, results: dict[str, Any], **settings: Any) -> dict[s
 
 
 def measured_run() -> dict[str, Any]:
-    """The run in docs/benchmarks.md, "Beside other servers"."""
+    """The run in docs/scaling.md, "How far to trust it"."""
     figures = {
         "c=1": (13.8348, 72.1131, 91.0104, 0.005),
         "c=8": (26.6451, 288.535, 497.954, 0.007),
@@ -69,6 +69,13 @@ def test_the_measured_run_is_predicted_within_the_bars() -> None:
 def test_a_run_of_something_else_is_refused() -> None:
     with pytest.raises(ValueError, match=r"A run of Aperture by benchmarks.serve or compare is needed, not 'engines'"):
         validation.compare(document("engines", {}), default_times(), 2)
+
+
+def test_a_run_whose_lone_images_had_other_threads_is_not_compared() -> None:
+    run = measured_run()
+    run["settings"]["lone_threads"] = 2
+    with pytest.raises(ValueError, match="which the simulation has not"):
+        validation.compare(run, default_times(), 2)
 
 
 def test_batch_times_lie_on_lines_between_what_was_measured() -> None:
