@@ -45,13 +45,14 @@ if [ -w "$config" ]; then
     request_id='http-request del-header request_id if { req.fhdr_cnt(request_id) gt 1 } || !{ req.fhdr(request_id) -m reg ^[A-Za-z0-9._:-]{1,128}$ }'
     long="http-request return status 431 content-type application/json string '$LONG' if { req.hdrs,length gt $HEADERS_BYTES }"
     draining="$unavailable if { var(proc.draining) -m bool }"
-    # gRPC's streams have no end of the body to wait for; of its calls these two carry images.
+    # gRPC's streams have no end of the body to wait for; of its calls these carry images.
+    infer="/inference.GRPCInferenceService/ModelInfer /tensorflow.serving.PredictionService/Predict /tensorflow.serving.PredictionService/Classify"
     sed -i \
         -e "/^frontend http_frontend\$/,/^ *bind /{
             /^ *bind /a\\    timeout http-request $HEADERS_TIME\\n    $long\\n    $draining\\n    http-request wait-for-body time $BODY_TIME
         }" \
         -e "/^frontend grpc_frontend\$/,/^ *mode http\$/{
-            /^ *mode http\$/a\\    $draining\\n    http-request wait-for-body time $BODY_TIME if { path /inference.GRPCInferenceService/ModelInfer /tensorflow.serving.PredictionService/Predict }\\n    $request_id
+            /^ *mode http\$/a\\    $draining\\n    http-request wait-for-body time $BODY_TIME if { path $infer }\\n    $request_id
         }" \
         -e "s/^    retry-on conn-failure\$/& empty-response/" \
         -e "s|^    errorfile 502 .*|&\\n    errorfile 408 $folder/408.http|" \

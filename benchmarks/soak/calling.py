@@ -25,6 +25,9 @@ CLASSES = 10
 STREAMED = 3
 # How gRPC says that HAProxy answered 503 in place of a server that is not there.
 PROXY_REFUSED = "status: 503"
+# REFUSED_STREAM (RFC 9113, section 7): how it ends a stream whose Ingress has died, which nobody can send again but the
+# client (docs/operations.md). Of other calls it is to keep what it has sent, and send it again.
+STREAM_REFUSED = "RST_STREAM with error code 7"
 # In the sentences of errors that are the service's own fault (deployments/protocols/rpc.py).
 INTERNAL = "internal error"
 
@@ -47,6 +50,7 @@ class Call:
 
     ask: Callable[[Stubs, Sequence[Question], float], Awaitable[Found]]
     images: int = 1
+    is_stream: bool = False
 
 
 async def call(way: Call, stubs: Stubs, questions: Sequence[Question], timeout_s: float) -> Judgement:
@@ -58,6 +62,8 @@ async def call(way: Call, stubs: Stubs, questions: Sequence[Question], timeout_s
         # A stream has one status for all of its requests; the errors of each are texts, and its images are good.
         return ("failed" if INTERNAL in str(err) else "refused"), str(err)
     except grpc.aio.AioRpcError as err:
+        if way.is_stream and STREAM_REFUSED in (err.details() or ""):
+            return "refused", STREAM_REFUSED
         return of_error(err, given_up=time.monotonic() - started >= timeout_s)
     except (ValueError, KeyError, IndexError) as err:
         return "wrong", repr(err)
@@ -144,7 +150,7 @@ async def _tensorflow_classify(stubs: Stubs, questions: Sequence[Question], time
 CALLS: Mapping[str, Call] = {
     "OIP gRPC, raw": Call(_infer_raw, images=2),
     "OIP gRPC, typed": Call(_infer_typed),
-    "OIP gRPC, stream": Call(_infer_stream, images=STREAMED),
+    "OIP gRPC, stream": Call(_infer_stream, images=STREAMED, is_stream=True),
     "TF Serving gRPC, predict": Call(_tensorflow_predict, images=2),
     "TF Serving gRPC, classify": Call(_tensorflow_classify),
 }

@@ -2,10 +2,13 @@
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,6 +28,37 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 SMALL = b"x" * 100_000
 SERVICER = "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server"
 SOON_S = 15.0
+# Between the parts of a request: long enough for the first one to reach a server that it is passed on to.
+PAUSE_S = 0.3
+
+# Answers any call on the port of the first argument with the length of what it got, or dies of the second part of it.
+GRPC_SERVER = """
+import os, signal, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+import grpc
+
+class Any(grpc.GenericRpcHandler):
+    def service(self, details):
+        return grpc.stream_unary_rpc_method_handler(answer)
+
+def answer(parts, context):
+    length = 0
+    for part in parts:
+        if sys.argv[2] == "dies" and length:
+            os.kill(os.getpid(), signal.SIGKILL)
+        length += len(part)
+    return b"%d" % length
+
+server = grpc.server(ThreadPoolExecutor(2), handlers=[Any()])
+server.add_insecure_port("127.0.0.1:" + sys.argv[1])
+server.start()
+threading.Event().wait()
+"""
+CALLS_WITH_IMAGES = (
+    "/inference.GRPCInferenceService/ModelInfer",
+    "/tensorflow.serving.PredictionService/Predict",
+    "/tensorflow.serving.PredictionService/Classify",
+)
 
 # What a server does with a request that it has read; False: it dies.
 Handle = Callable[[], Awaitable[bool]]
@@ -64,11 +98,13 @@ async def server(handle: Handle) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def haproxy(ports: Sequence[int]) -> AsyncIterator[tuple[str, str]]:
+async def haproxy(
+    ports: Sequence[int], protocol: RequestProtocol = RequestProtocol.HTTP
+) -> AsyncIterator[tuple[str, str]]:
     """HAProxy in front of servers on these ports, as Serve starts it: where it listens for HTTP and for gRPC."""
     with TemporaryDirectory(prefix="haproxy") as name:  # A socket needs a short path.
         http_port, grpc_port = free_port(), free_port()
-        config = write_config(Path(name), ports, http_port, grpc_port)
+        config = write_config(Path(name), ports, protocol, http_port, grpc_port)
         environment = {**os.environ, "APERTURE_HAPROXY": production_profile(on_one_machine=True)["APERTURE_HAPROXY"]}
         process = await asyncio.create_subprocess_exec(
             str(HAPROXY), "-db", "-f", str(config), "-dR", env=environment, stderr=subprocess.DEVNULL
@@ -82,7 +118,9 @@ async def haproxy(ports: Sequence[int]) -> AsyncIterator[tuple[str, str]]:
             await process.wait()
 
 
-def write_config(folder: Path, ports: Sequence[int], http_port: int, grpc_port: int) -> Path:
+def write_config(
+    folder: Path, ports: Sequence[int], protocol: RequestProtocol, http_port: int, grpc_port: int
+) -> Path:
     settings = HAProxyConfig(
         http_options=HTTPOptions(host="127.0.0.1", port=http_port),
         grpc_options=gRPCOptions(port=grpc_port, grpc_servicer_functions=[SERVICER]),
@@ -98,8 +136,8 @@ def write_config(folder: Path, ports: Sequence[int], http_port: int, grpc_port: 
     api = HAProxyApi(settings, config_file_path=str(path))
     if ports:
         servers = [ServerConfig(f"replica-{port}", "127.0.0.1", port) for port in ports]
-        backend = BackendConfig("http-aperture", "/", servers=servers, app_name="aperture")
-        backend.protocol = RequestProtocol.HTTP
+        backend = BackendConfig(f"{protocol.value.lower()}-aperture", "/", servers=servers, app_name="aperture")
+        backend.protocol = protocol
         api.set_backend_configs({backend.name: backend})
     api._generate_config_file_internal()
     return path
@@ -141,6 +179,40 @@ async def pieces(body: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(body), 30_000):
         await asyncio.sleep(0.01)
         yield body[start : start + 30_000]
+
+
+@pytest.mark.parametrize("method", CALLS_WITH_IMAGES)
+def test_a_call_that_arrives_in_parts_and_whose_server_dies_is_answered_by_another_one(method: str) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield SMALL
+        await asyncio.sleep(PAUSE_S)
+        yield SMALL
+
+    async def run() -> tuple[set[bytes], int | None]:
+        ports = free_port(), free_port()
+        servers = [
+            await asyncio.create_subprocess_exec(sys.executable, "-c", GRPC_SERVER, str(port), fate)
+            for port, fate in zip(ports, ("dies", "lives"), strict=True)
+        ]
+        try:
+            for port in ports:
+                await asyncio.to_thread(await_condition, partial(listens, port), SOON_S, "a server listens")
+            async with (
+                haproxy(ports, RequestProtocol.GRPC) as (_, address),
+                grpc.aio.insecure_channel(address) as channel,
+            ):
+                call = channel.stream_unary(method)
+                answers = {bytes(await call(parts(), timeout=SOON_S)) for _ in range(4)}
+            return answers, servers[0].returncode
+        finally:
+            for server in servers:
+                if server.returncode is None:
+                    server.kill()
+                await server.wait()
+
+    answers, fate = asyncio.run(run())
+    assert answers == {b"%d" % (2 * len(SMALL))}
+    assert fate == -signal.SIGKILL
 
 
 def test_what_cannot_be_sent_again_is_answered_503_with_retry_after() -> None:

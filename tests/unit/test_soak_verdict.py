@@ -102,6 +102,16 @@ def test_what_is_kept_at_the_end_is_found(end: Mapping[Identity, Holding], broke
     assert all(word in what for word, what in zip(broken, found, strict=True))
 
 
+def test_rays_log_monitor_keeps_the_logs_of_the_dead_up_to_its_limit() -> None:
+    role = "python3 log_monitor.py"
+    warm = held(**{role: [(41, 14)]})
+    assert all(check.holds for check in leaks(warm, held(**{role: [(95, 14)]})))
+    assert [check.what for check in leaks(warm, held(**{role: [(260, 40)]})) if not check.holds] == [
+        "no process keeps descriptors",
+        "no process keeps threads",
+    ]
+
+
 def test_rays_spare_workers_come_and_go() -> None:
     spare = {Identity(100, 1): Holding(SPARE, MB, 5, 5)}
     assert all(check.holds for check in leaks(WARM, {**WARM, **spare}))
