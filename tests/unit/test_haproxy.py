@@ -118,9 +118,7 @@ async def haproxy(
             await process.wait()
 
 
-def write_config(
-    folder: Path, ports: Sequence[int], protocol: RequestProtocol, http_port: int, grpc_port: int
-) -> Path:
+def write_config(folder: Path, ports: Sequence[int], protocol: RequestProtocol, http_port: int, grpc_port: int) -> Path:
     settings = HAProxyConfig(
         http_options=HTTPOptions(host="127.0.0.1", port=http_port),
         grpc_options=gRPCOptions(port=grpc_port, grpc_servicer_functions=[SERVICER]),
