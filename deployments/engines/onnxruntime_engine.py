@@ -51,7 +51,7 @@ class OnnxRuntimeEngine:
         )
         self._lone_session = self._session
         if build.has_lone_threads:
-            read_lone = partial(_read, threads=build.lone_threads)
+            read_lone = partial(_read, threads=build.lone_threads or build.threads)
             self._lone_session = build.artefacts.read(_name(build), partial(write, build.artefacts), read_lone)
         source = self._session.get_inputs()[0]
         self._input = source.name

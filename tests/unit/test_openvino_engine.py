@@ -149,6 +149,7 @@ def test_an_image_that_is_alone_has_threads_of_its_own(model_path: Path, pixels:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("OpenVINO takes no more threads than cores, and there is one")
     engine, plain = build(model_path, lone_threads=2), build(model_path, lone_threads=1)
+    assert engine._lone is not None
     assert engine._lone.get_compiled_model().get_property("INFERENCE_NUM_THREADS") == 2
     assert compiled(engine).get_property("INFERENCE_NUM_THREADS") == 1
     assert plain._lone is None
