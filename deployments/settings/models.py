@@ -102,7 +102,7 @@ class ModelSettings(Frozen):
     # Serve's num_cpus itself reserves cores but limits nothing.
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
     # The same for an image that is alone in its batch, whose caller waits while other cores may have nothing to do;
-    # null: as many as above. More of them answer it sooner, and the compiled weights are in memory twice.
+    # null: as many as above. More of them answer it sooner; but for torch, the compiled weights are twice in memory.
     lone_threads: Annotated[int, Field(ge=1, le=256)] | None = None
 
     @model_validator(mode="after")
