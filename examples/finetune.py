@@ -54,6 +54,7 @@ def finetune(args: argparse.Namespace) -> None:
     spec = PreprocessingSpec(resize_size=args.resize_size or args.crop_size, crop_size=args.crop_size)
     train, held_out = splits(args, spec)
     print(f"{len(train.labels)} classes, {len(train.pictures)} pictures to train on, {len(held_out.pictures)} held out")
+    torch.manual_seed(args.seed)
     model = build_model(args.architecture, len(train.labels), args.start_from)
     fit(model, train, spec, args)
     # Before the evaluation, whose failure must not cost the training.
@@ -81,6 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=10, help="passes over --data; drawn pictures are never repeated")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=None, help="peak (default: 0.08, or 0.01 with --data)")
+    parser.add_argument("--seed", type=int, default=0, help="of first weights, order and crops (default: 0)")
     parser.add_argument("--golden-only", type=Path, metavar="DIR", help="models/NAME/VERSION to record")
     parser.add_argument("--workers", type=int, default=2, help="processes that read or draw pictures")
     args = parser.parse_args()
