@@ -27,7 +27,7 @@ from benchmarks.autoscale_plot import draw
 from benchmarks.http_client import Connection, Target
 from benchmarks.load import arrivals
 from benchmarks.measure import HEADERS
-from benchmarks.overhead import aperture_config, bitmap
+from benchmarks.overhead import aperture_config, picture
 from benchmarks.report import document
 from benchmarks.service import Service, running
 from scripts.ray_env import production_profile
@@ -134,7 +134,7 @@ def run(autoscaling: dict[str, Any], plan: Sequence[Phase]) -> Trace:
 
 async def _run(service: Service, plan: Sequence[Phase], environment: Mapping[str, str]) -> Trace:
     target = Target(f"{service.url}/predict", HEADERS)
-    request, pool = target.encode(bitmap()), _Pool(target)
+    request, pool = target.encode(picture()), _Pool(target)
     due_s = [
         phase.since_s + at_s
         for number, phase in enumerate(plan)

@@ -53,13 +53,16 @@ def measure(
 
 
 def load(service: Service, path: str, callers: int, seconds: float) -> Coroutine[Any, Any, Outcome]:
-    return closed_loop(f"{service.url}{path}", [bitmap()], callers, seconds)
+    return closed_loop(f"{service.url}{path}", [picture()], callers, seconds)
 
 
-def bitmap() -> bytes:
-    """A grey picture of the model's own size, as a BMP file of 150 KB."""
+def picture() -> bytes:
+    """A grey picture of the model's own size, as a PNG file of 150 KB.
+
+    Not as a BMP, which is no ordinary photograph and so would be decoded in a process of its own.
+    """
     file = io.BytesIO()
-    Image.new("RGB", (SIDE, SIDE), (128, 128, 128)).save(file, "BMP")
+    Image.new("RGB", (SIDE, SIDE), (128, 128, 128)).save(file, "PNG", compress_level=0)
     return file.getvalue()
 
 

@@ -58,8 +58,10 @@ class Hops:
     def __init__(
         self, model: ModelSettings, settings: Settings, preprocessor: Handle, classifier: Handle, info: ModelInfo
     ) -> None:
-        self._preprocessor = preprocessor
         self._classifier = classifier
+        # Looked up once: a handle makes another one of itself for each method that it is asked for.
+        self._remote_preprocess = preprocessor.preprocess
+        self._remote_classify = classifier.classify
         # A replica that hangs must not keep one of the calls in flight for ever.
         self._call_timeout_s = settings.limits.request_timeout_s
         bounds = settings.gathering or Gathering(max_calls=sys.maxsize, max_images=1)
@@ -121,7 +123,7 @@ class Hops:
         traces = traces_of([trace for _, _, trace in jobs])
 
         def preprocess() -> Awaitable[Sequence[Pixels | ApertureError]]:
-            return self._preprocessor.preprocess.remote(_with_budgets(jobs), self._info.preprocessing, **traces)
+            return self._remote_preprocess.remote(_with_budgets(jobs), self._info.preprocessing, **traces)
 
         async with within(self._call_timeout_s):
             return await _repeated_once(preprocess)
@@ -139,7 +141,7 @@ class Hops:
         async with within(self._call_timeout_s):
             # By its name, where the router finds it (routing.py).
             return await _unless_lost(
-                self._classifier.classify.remote(_with_budgets(jobs), version=self._info.version, **traces)
+                self._remote_classify.remote(_with_budgets(jobs), version=self._info.version, **traces)
             )
 
     async def _classify_suspect(self, job: Job[Pixels]) -> Scores | ApertureError:

@@ -1,6 +1,7 @@
 """One model: where it comes from, how its pixels are made, what runs it."""
 
 import hashlib
+from functools import lru_cache
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -39,9 +40,14 @@ class PreprocessingSpec(Frozen):
     @property
     def digest(self) -> str:
         """First 16 hex digits of the SHA-256 over the canonical JSON of the spec."""
-        # Exact pixels keep the digest that they had before there was another fidelity.
-        exclude = {"fidelity"} if self.fidelity == "exact" else None
-        return hashlib.sha256(self.model_dump_json(exclude=exclude).encode()).hexdigest()[:16]
+        return _digest(self)
+
+
+@lru_cache  # Every answer names it.
+def _digest(spec: PreprocessingSpec) -> str:
+    # Exact pixels keep the digest that they had before there was another fidelity.
+    exclude = {"fidelity"} if spec.fidelity == "exact" else None
+    return hashlib.sha256(spec.model_dump_json(exclude=exclude).encode()).hexdigest()[:16]
 
 
 class Tolerance(Frozen):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import numpy as np
@@ -123,7 +124,8 @@ def scores_of(value: int) -> Scores:
 
 
 def hops_to(classifier: Any = None, preprocessor: Any = None) -> Hops:
-    return Hops(MODEL, Settings(models=(MODEL,)), preprocessor, classifier, INFO)
+    nobody = Mock(spec=["preprocess", "classify"])
+    return Hops(MODEL, Settings(models=(MODEL,)), preprocessor or nobody, classifier or nobody, INFO)
 
 
 def classified(hops: Hops, values: Sequence[int], within_s: float = 10.0) -> Awaitable[list[Any]]:

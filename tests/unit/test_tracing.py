@@ -99,7 +99,7 @@ def test_nothing_travels_with_images_that_are_not_sampled(request_is: dict[str, 
 def test_images_of_several_requests_keep_their_own_traces_in_one_call() -> None:
     async def call() -> tuple[Deployment, list[str]]:
         preprocessor = Deployment(PIXELS)
-        hops = Hops(MODEL, Settings(models=(MODEL,)), preprocessor, None, INFO)  # type: ignore[arg-type]
+        hops = Hops(MODEL, Settings(models=(MODEL,)), preprocessor, Deployment(SCORES), INFO)  # type: ignore[arg-type]
         ids = []
 
         async def ask_one(traceparents: list[str]) -> None:
@@ -160,7 +160,7 @@ class LosingDeployment(Deployment):
 def test_an_image_that_is_asked_for_again_keeps_its_trace() -> None:
     async def call() -> LosingDeployment:
         classifier = LosingDeployment()
-        hops = Hops(MODEL, Settings(models=(MODEL,)), None, classifier, INFO)  # type: ignore[arg-type]
+        hops = Hops(MODEL, Settings(models=(MODEL,)), Deployment(PIXELS), classifier, INFO)  # type: ignore[arg-type]
         with tracing.request("request", time.monotonic()):
             await hops.classify(PIXELS, deadlines.after(10.0))
         return classifier
@@ -176,7 +176,7 @@ def test_an_image_that_is_asked_for_again_keeps_its_trace() -> None:
 
 def test_a_request_goes_on_where_its_work_is_done_in_another_context() -> None:
     async def call() -> None:
-        hops = Hops(MODEL, Settings(models=(MODEL,)), Deployment(PIXELS), None, INFO)  # type: ignore[arg-type]
+        hops = Hops(MODEL, Settings(models=(MODEL,)), Deployment(PIXELS), Deployment(SCORES), INFO)  # type: ignore[arg-type]
         with tracing.request("request", time.monotonic()):
             preprocess = tracing.carried(hops.preprocess)
             computing = preprocess(b"image", deadlines.after(10.0))
