@@ -238,9 +238,13 @@ async def _refused(stage: Stage, version: int, why: str) -> Figures:
     """Two clients' ways to the reason; what was there before is there still."""
     service, began = stage.service, time.monotonic()
     reason = await service.until_state(version, "END")
-    for said in (reason, await service.reason(version)):
-        if why not in said:
-            raise Broken(f"Version {version} is refused because of {said!r}, which says nothing of {why!r}.")
+    if why not in reason:
+        raise Broken(f"Version {version} is refused because of {reason!r}, which says nothing of {why!r}.")
+
+    async def is_told_elsewhere() -> bool:
+        return why in await service.reason(version)
+
+    await service.until(is_told_elsewhere, f"Triton's index says {why!r} of version {version}")
     states = await service.states()
     for other in (FIRST, SECOND):
         if states[other] != ("AVAILABLE", ""):

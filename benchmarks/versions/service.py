@@ -51,8 +51,8 @@ class Service:
         """Why a version is not served, as Triton's repository index tells it."""
         async with self._client() as client:
             index = (await client.post("/v2/repository/index")).json()
-        (found,) = [each for each in index if (each["name"], each["version"]) == (self.model, str(version))]
-        return str(found["reason"])
+        found = [each["reason"] for each in index if (each["name"], each["version"]) == (self.model, str(version))]
+        return str(found[0]) if found else ""
 
     async def comparison(self) -> Any:
         return await self.get(f"/v2/models/{self.model}/comparison")
@@ -77,12 +77,16 @@ class Service:
 
     async def until_state(self, version: int, state: str) -> str:
         """The reason, which is empty for most states."""
+        found = ("", "")
 
         async def is_so() -> bool:
-            return (await self.states()).get(version, ("", ""))[0] == state
+            nonlocal found
+            found = (await self.states()).get(version, ("", ""))
+            return found[0] == state
 
         await self.until(is_so, f"version {version} is {state}")
-        return (await self.states())[version][1]
+        # Of the same answer: another Ingress may hear of it a second later.
+        return found[1]
 
     async def until_answered_by(self, version: int, **asked: Mapping[str, str]) -> None:
         """`asked`: as `answering` takes it."""

@@ -67,3 +67,13 @@ def hang(settings: ModelSettings, version: int | None) -> DummyEngine:
     unfinished.rename(str(settings.path))
     time.sleep(3600)
     raise AssertionError("Nobody has ended it.")
+
+
+def tell_whether_alone(settings: ModelSettings, version: int | None) -> DummyEngine:
+    """Refuses the version if another process is doing the same."""
+    mark = Path(os.environ["APERTURE_CACHE"]) / "busy"
+    mark.mkdir(parents=True)
+    # Time enough for a process that started together with this one to come here, too.
+    time.sleep(2.0)
+    mark.rmdir()
+    return DummyEngine(settings)

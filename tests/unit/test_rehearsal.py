@@ -69,6 +69,13 @@ def test_the_process_gives_way_and_imports_neither_ray_nor_torch() -> None:
     }
 
 
+def test_rehearsals_of_one_machine_take_turns() -> None:
+    async def both() -> None:
+        await asyncio.gather(*(rehearse(MODEL, 7, TIMEOUT_S, loads.tell_whether_alone) for _ in range(2)))
+
+    asyncio.run(both())
+
+
 def test_what_libraries_print_is_no_answer() -> None:
     asyncio.run(rehearse(MODEL, 7, TIMEOUT_S, loads.print_much))
 
