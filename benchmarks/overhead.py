@@ -4,7 +4,7 @@
 
 Compares Aperture on its dummy engine, with the production profile and with Serve's plain defaults, with the same graph
 written as in Serve's documentation. Bodies have the size of a photograph and of the model's input: an uncompressed
-picture, which Aperture still reads and checks (0.2 ms); the other makes its array out of nothing.
+picture, which Aperture still reads and checks (0.5 ms); the other makes its array out of nothing.
 """
 
 import argparse
